@@ -1,0 +1,53 @@
+# Everything a stranger needs: `make demo`, `make test`, `make check`. Each target sets up its own
+# environment first (.venv); the second time that costs nothing.
+#
+#   make demo                   a phone call with a voice agent, offline
+#   make demo CALLER=path.wav   the same with your own voice; FAST=1 skips waiting where it can
+#   make test                   the tests;  make test ARGS="-k closing -x" passes options on
+#   make check                  formatting, lint and types
+#   make format                 apply the formatter and the safe lint fixes
+#   make PYTHON=python3.12 ...  choose the interpreter (the first time, or after `make clean`)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+VENV ?= .venv
+PY := $(VENV)/bin/python
+PLUGINS := $(sort $(dir $(wildcard livekit-plugins/*/pyproject.toml)))
+PACKAGES := livekit-agents $(PLUGINS:%/=%)
+READY := $(VENV)/.installed
+
+SOURCES := livekit-agents livekit-plugins tests $(wildcard examples benchmarks)
+TYPED := livekit-agents/livekit/agents $(wildcard livekit-plugins/*/livekit/plugins/*)
+
+.PHONY: help setup demo test check format e2e bench bench-closing clean
+
+help:
+	@sed -n 's/^#\( \{0,1\}\)//p' Makefile | head -12
+
+setup: $(READY)
+
+# Reinstalled only when a pyproject file says something new: the packages are installed editable.
+$(READY): pyproject.toml $(PACKAGES:%=%/pyproject.toml) scripts/setup
+	@scripts/setup "$(VENV)" "$(PYTHON)" $(PACKAGES)
+	@touch $@
+
+demo: $(READY)
+	@$(PY) examples/receptionist.py $(if $(CALLER),--caller "$(CALLER)") $(if $(FAST),--fast) $(ARGS)
+
+test: $(READY)
+	@$(PY) -m pytest $(ARGS)
+
+check: $(READY)
+	@$(VENV)/bin/ruff format --check $(SOURCES)
+	@$(VENV)/bin/ruff check $(SOURCES)
+	@$(VENV)/bin/mypy --strict $(TYPED)
+
+format: $(READY)
+	@$(VENV)/bin/ruff format $(SOURCES)
+	@$(VENV)/bin/ruff check --fix $(SOURCES)
+
+clean:
+	rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
