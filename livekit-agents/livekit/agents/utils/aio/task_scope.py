@@ -1,0 +1,371 @@
+"""Every task has an owner: `TaskScope` starts tasks, reports their failures, and ends them.
+
+Ending is bounded. A task that ignores its cancellation is *abandoned*: described as a `Survivor`,
+kept in a registry so that it is neither garbage collected nor forgotten, and never awaited again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Collection, Coroutine, Iterable
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, TypeVar
+
+from ...log import logger
+
+__all__ = ["Deadline", "Survivor", "TaskScope", "abandon", "abandoned", "await_stack", "wait_until"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Survivor:
+    """A task that was still running after its cancellation and its grace."""
+
+    name: str
+    """Name of the task."""
+
+    owner: str
+    """Who had started it."""
+
+    age: float
+    """Seconds since it was started; since it was abandoned where the start is unknown."""
+
+    stack: str
+    """Where it was suspended, outermost call first."""
+
+
+class Deadline:
+    """A moment by which something has to be over, on the clock of the running event loop.
+
+    Several waits that share one deadline share its time: what the first used up, the next lacks.
+    """
+
+    __slots__ = ("_at", "_loop")
+
+    def __init__(self, seconds: float | None) -> None:
+        """Set a deadline.
+
+        Args:
+            seconds: from now; ``None``: never.
+
+        Raises:
+            RuntimeError: no event loop is running.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._at = None if seconds is None else self._loop.time() + seconds
+
+    @property
+    def at(self) -> float | None:
+        """The moment as ``loop.time()``, or None for never."""
+        return self._at
+
+    def remaining(self) -> float | None:
+        """Seconds left, at least 0; None when there is no limit."""
+        return None if self._at is None else max(0.0, self._at - self._loop.time())
+
+    @property
+    def expired(self) -> bool:
+        """Whether the moment has come."""
+        return self._at is not None and self._loop.time() >= self._at
+
+    def within(self, seconds: float | None) -> Deadline:
+        """The earlier of this deadline and ``seconds`` from now: a step's share of the whole."""
+        left = self.remaining()
+        if seconds is None or (left is not None and left < seconds):
+            seconds = left
+        return Deadline(seconds)
+
+    def __repr__(self) -> str:
+        left = self.remaining()
+        return "Deadline(never)" if left is None else f"Deadline(in {left:.3f} s)"
+
+
+async def wait_until(
+    futures: asyncio.Future[Any] | Iterable[asyncio.Future[Any]],
+    deadline: Deadline | float | None,
+) -> list[asyncio.Future[Any]]:
+    """Wait for futures or tasks until they are done, or until the deadline.
+
+    Nothing is cancelled and no result or error is looked at: the caller reads those. The task that
+    calls is never waited for.
+
+    Args:
+        futures: one or several. Start a coroutine in a `TaskScope` first, so that it has an owner.
+        deadline: a `Deadline`, seconds, or None for no limit.
+
+    Returns:
+        Those that are not done.
+
+    Raises:
+        TypeError: something is not a future.
+    """
+    waiting = [futures] if asyncio.isfuture(futures) else list(futures)
+    for future in waiting:
+        if not asyncio.isfuture(future):
+            raise TypeError(
+                f"expected futures or tasks, got {type(future).__name__}: start a coroutine with "
+                "TaskScope.spawn() and pass the task"
+            )
+    pending = _others(waiting)
+    if pending:
+        timeout = deadline.remaining() if isinstance(deadline, Deadline) else deadline
+        await asyncio.wait(pending, timeout=timeout)
+    return [future for future in pending if not future.done()]
+
+
+class TaskScope:
+    """Owns the tasks that one component starts.
+
+    ::
+
+        scope = TaskScope("stt stream")
+        scope.spawn(self._run())
+        ...
+        for survivor in await scope.cancel(2.0):
+            report(survivor)
+
+    A scope belongs to one event loop. It costs one dict entry per running task.
+    """
+
+    __slots__ = ("_closed", "_owner", "_requests", "_tasks")
+
+    def __init__(self, owner: str) -> None:
+        """Open a scope. No event loop needs to be running yet.
+
+        Args:
+            owner: who answers for the tasks; appears in logs and reports.
+        """
+        self._owner = owner
+        self._closed = False
+        self._tasks: dict[asyncio.Task[Any], float] = {}  # -> loop time of the start
+        self._requests: dict[asyncio.Task[Any], int] = {}  # -> cancellations requested
+
+    @property
+    def owner(self) -> str:
+        """Who answers for the tasks."""
+        return self._owner
+
+    @property
+    def closed(self) -> bool:
+        """Whether the scope was cancelled and starts no more tasks."""
+        return self._closed
+
+    @property
+    def tasks(self) -> frozenset[asyncio.Task[Any]]:
+        """The tasks that have not finished. Abandoned ones are no longer among them."""
+        return frozenset(task for task in self._tasks if not task.done())
+
+    def spawn(
+        self, coro: Coroutine[Any, Any, T], *, name: str | None = None, log_errors: bool = True
+    ) -> asyncio.Task[T]:
+        """Start a task.
+
+        Args:
+            coro: what to run.
+            name: name of the task; the coroutine's qualified name by default.
+            log_errors: log a failure, once, at ERROR with owner and name. Pass False where the
+                task is awaited and its failure dealt with; asyncio complains if it then is not.
+
+        Raises:
+            RuntimeError: the scope is closed, or no event loop is running. ``coro`` is closed.
+        """
+        try:
+            if self._closed:
+                raise RuntimeError(
+                    f"cannot start {name or _name_of(coro)!r}: {self._owner} is closed"
+                )
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            coro.close()
+            raise
+        task = loop.create_task(coro, name=name or _name_of(coro))
+        self._tasks[task] = loop.time()
+        task.add_done_callback(self._finished if log_errors else self._finished_quietly)
+        return task
+
+    def cancel_soon(self, *, spare: Collection[asyncio.Task[Any]] = ()) -> None:
+        """Close the scope and request cancellation of its tasks, without waiting.
+
+        The task that calls is spared: it could not go on otherwise.
+
+        Args:
+            spare: further tasks to leave alone, such as those that wait for the caller.
+        """
+        self._closed = True
+        for task in _others(self._tasks):
+            if task not in spare and not self._requests.get(task):
+                self._request(task)
+
+    async def cancel(
+        self, timeout: float, *, spare: Collection[asyncio.Task[Any]] = ()
+    ) -> list[Survivor]:
+        """Close the scope, cancel its tasks, and wait for them, at most ``timeout`` seconds.
+
+        Half-way, tasks that are still running are cancelled once more: a first cancellation is
+        easily spent inside a cleanup that awaits. At the end what still runs is abandoned: see
+        `abandoned`. Safe to call repeatedly and from several tasks at once; a task is asked to end
+        at most twice in all.
+
+        The task that calls is neither cancelled nor waited for.
+
+        Args:
+            timeout: seconds.
+            spare: further tasks to leave alone, such as those that wait for the caller.
+
+        Returns:
+            The tasks that ignored their cancellation, out of those unfinished at the call.
+
+        Raises:
+            asyncio.CancelledError: the caller was cancelled. The tasks have been asked to end.
+        """
+        self.cancel_soon(spare=spare)
+        running = [task for task in _others(self._tasks) if task not in spare]
+        if not running:
+            return []
+        deadline = Deadline(timeout)
+        if await wait_until(running, timeout / 2):
+            for task in running:
+                if not task.done() and self._requests.get(task, 0) < 2:
+                    self._request(task)
+            await wait_until(running, deadline)
+        return [self._abandon(task) for task in running if not task.done()]
+
+    async def join(self, timeout: float | None = None) -> list[asyncio.Task[Any]]:
+        """Wait until the tasks, including those started meanwhile, have ended by themselves.
+
+        Args:
+            timeout: seconds; None waits without limit.
+
+        Returns:
+            The tasks that are still running. The calling task is not counted.
+        """
+        deadline = Deadline(timeout)
+        while True:
+            running = _others(self.tasks)
+            if not running or deadline.expired:
+                return running
+            await wait_until(running, deadline)
+
+    def _request(self, task: asyncio.Task[Any]) -> None:
+        self._requests[task] = self._requests.get(task, 0) + 1
+        task.cancel()
+
+    def _abandon(self, task: asyncio.Task[Any]) -> Survivor:
+        started = self._tasks.pop(task, None)
+        self._requests.pop(task, None)
+        return abandon(task, self._owner, started=started)
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        if not self._forget(task):
+            return
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("%s: task %s failed", self._owner, task.get_name(), exc_info=error)
+
+    def _finished_quietly(self, task: asyncio.Task[Any]) -> None:
+        self._forget(task)
+
+    def _forget(self, task: asyncio.Task[Any]) -> bool:
+        """Drop a finished task. False when it had been abandoned and is none of ours any more."""
+        self._requests.pop(task, None)
+        return self._tasks.pop(task, None) is not None
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return f"<TaskScope {self._owner!r} {state}, {len(self.tasks)} running>"
+
+
+_abandoned: dict[asyncio.Future[Any], Survivor] = {}
+
+
+def abandoned() -> dict[asyncio.Future[Any], Survivor]:
+    """The tasks of this process that ignored their cancellation and still run, with a description.
+
+    A copy. The owner of the process may cancel them again and report them before it exits.
+    """
+    return dict(_abandoned)
+
+
+def abandon(task: asyncio.Future[Any], owner: str, *, started: float | None = None) -> Survivor:
+    """Give up waiting for a task that does not end, and describe it.
+
+    The task is kept alive and its late result or failure is taken and dropped with a DEBUG line.
+    Abandoning a task again returns the same description.
+
+    Args:
+        task: the task or future.
+        owner: who had started it.
+        started: ``loop.time()`` of its start, when known.
+    """
+    known = _abandoned.get(task)
+    if known is not None:
+        return known
+    loop = task.get_loop()
+    survivor = Survivor(
+        name=task.get_name() if isinstance(task, asyncio.Task) else repr(task),
+        owner=owner,
+        age=0.0 if started is None else loop.time() - started,
+        stack=await_stack(task),
+    )
+    _abandoned[task] = survivor
+    task.add_done_callback(_ended_late)
+    return survivor
+
+
+def _ended_late(task: asyncio.Future[Any]) -> None:
+    survivor = _abandoned.pop(task)
+    error = None if task.cancelled() else task.exception()  # retrieved: asyncio stays silent
+    logger.debug(
+        "%s: abandoned task %s ended after all: %s",
+        survivor.owner,
+        survivor.name,
+        "cancelled" if task.cancelled() else repr(error) if error else "normally",
+    )
+
+
+def await_stack(task: asyncio.Future[Any]) -> str:
+    """Where a task is suspended: its frames, outermost first, and what it finally awaits.
+
+    `asyncio.Task.get_stack` stops at the outermost coroutine; this follows the chain of awaits.
+    """
+    if not isinstance(task, asyncio.Task):
+        return repr(task)
+    frames: list[FrameType] = []
+    awaited: Any = task.get_coro()
+    while awaited is not None:
+        for kind in ("cr", "gi", "ag"):
+            frame = getattr(awaited, f"{kind}_frame", None)
+            if frame is not None:
+                frames.append(frame)
+                awaited = getattr(awaited, "gi_yieldfrom" if kind == "gi" else f"{kind}_await")
+                break
+        else:
+            break
+    lines = traceback.format_list(
+        traceback.StackSummary.extract((frame, frame.f_lineno) for frame in frames)
+    )
+    if awaited is not None:
+        lines.append(f"  awaiting {awaited!r}\n")
+    return "".join(lines)
+
+
+F = TypeVar("F", bound="asyncio.Future[Any]")
+
+
+def _others(futures: Iterable[F]) -> list[F]:
+    """The unfinished among ``futures``, without the task that asks."""
+    current = _current_task()
+    return [future for future in futures if future is not current and not future.done()]
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no running loop: called from plain code
+        return None
+
+
+def _name_of(coro: Coroutine[Any, Any, Any]) -> str:
+    return getattr(coro, "__qualname__", None) or type(coro).__qualname__
