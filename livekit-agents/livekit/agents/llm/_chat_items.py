@@ -150,9 +150,6 @@ class MetricsReport(TypedDict, total=False):
 class _ChatItemBase(BaseModel):
     """What all items of a `ChatContext` share."""
 
-    id: str
-    created_at: float
-
     def _essential_fields(self) -> tuple[Any, ...]:
         """What makes two items with the same id say the same; timestamps and metrics don't."""
         return ()

@@ -146,7 +146,7 @@ class ChatContext:
 
     def insert(self, item: ChatItem | Sequence[ChatItem]) -> None:
         """Put an item, or several in turn, where `created_at` says it belongs."""
-        items = [item] if isinstance(item, _ChatItemBase) else item
+        items = item if isinstance(item, Sequence) else [item]
         for each in items:
             self._items.insert(self.find_insertion_index(created_at=each.created_at), each)
 
