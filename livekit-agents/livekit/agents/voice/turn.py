@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 from typing_extensions import TypedDict
 
@@ -28,6 +28,9 @@ __all__ = [
     "TurnDetectionMode",
     "TurnHandlingOptions",
     "UserTurnLimitOptions",
+    "is_streaming_detector",
+    "resolve_backchannel_boundary",
+    "resolve_endpointing",
 ]
 
 
@@ -218,3 +221,75 @@ TurnDetectionMode: TypeAlias = (
   server; "manual": only `AgentSession.commit_user_turn()`.
 - A detector object: silence, and a model that says whether the user sounds done.
 """
+
+# (min_delay, max_delay): a detector that hears the audio needs less silence to be sure.
+_DEFAULT_DELAYS = (0.5, 3.0)
+_STREAMING_DELAYS = (0.3, 2.5)
+_DEFAULT_ALPHA = 0.9
+
+
+def is_streaming_detector(detection: object) -> TypeGuard[_StreamingTurnDetector]:
+    """Whether `detection` is a detector that listens to the audio itself."""
+    return not isinstance(detection, str) and isinstance(detection, _StreamingTurnDetector)
+
+
+def resolve_endpointing(
+    given: EndpointingOptions,
+    detection: TurnDetectionMode | None,
+    *overrides: EndpointingOptions,
+) -> EndpointingOptions:
+    """Fill in the endpointing defaults that go with `detection`. Nothing given is changed.
+
+    Args:
+        given: The session's keys.
+        detection: The turn detection in use; a streaming detector has tighter defaults.
+        overrides: Laid over `given`, the last one on top: the agent's keys.
+
+    Returns:
+        A new dict with every key. A default gives way to the other delay if that was given, so
+        `{"min_delay": 4.0}` alone raises the maximum to 4.0 too.
+
+    Raises:
+        ValueError: A delay is negative, the minimum above the maximum, or alpha outside 0..1.
+    """
+    merged = EndpointingOptions()
+    for layer in (given, *overrides):
+        merged.update(layer)
+    default_min, default_max = (
+        _STREAMING_DELAYS if is_streaming_detector(detection) else _DEFAULT_DELAYS
+    )
+    min_delay, max_delay = merged.get("min_delay"), merged.get("max_delay")
+    if min_delay is None:
+        min_delay = default_min if max_delay is None else min(default_min, max_delay)
+    if max_delay is None:
+        max_delay = max(default_max, min_delay)
+    alpha = merged.get("alpha", _DEFAULT_ALPHA)
+    if not 0 <= min_delay <= max_delay:
+        raise ValueError(
+            "endpointing needs 0 <= min_delay <= max_delay (seconds), "
+            f"got min_delay={min_delay}, max_delay={max_delay}"
+        )
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"endpointing alpha must be between 0 and 1, got {alpha}")
+    return EndpointingOptions(
+        mode=merged.get("mode", "fixed"), min_delay=min_delay, max_delay=max_delay, alpha=alpha
+    )
+
+
+def resolve_backchannel_boundary(
+    boundary: float | tuple[float, float] | None,
+) -> tuple[float, float]:
+    """The margins after the start and before the end of agent speech, in seconds; None is none.
+
+    Raises:
+        ValueError: Not a number or two, or a negative one.
+    """
+    if boundary is None:
+        return (0.0, 0.0)
+    ends = (boundary, boundary) if isinstance(boundary, (int, float)) else tuple(boundary)
+    if len(ends) != 2 or not all(isinstance(e, (int, float)) and e >= 0 for e in ends):
+        raise ValueError(
+            "backchannel_boundary must be a tuple of two non-negative floats"
+            f" (seconds), or one for both, got {boundary!r}"
+        )
+    return ends
