@@ -64,7 +64,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._patience_spent = 0.0
         return future
 
-    def call_soon_threadsafe(
+    def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Any = None
     ) -> asyncio.Handle:
         """As in asyncio."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from abc import ABC
-from typing import Literal
+from typing import ClassVar, Literal
 
 from livekit import rtc
 
@@ -20,8 +20,8 @@ class Plugin(ABC):  # noqa: B024 (a base class by name; it has nothing a plugin 
         emitter: emits ``"plugin_registered"`` with the plugin.
     """
 
-    registered_plugins: list[Plugin] = []
-    emitter: rtc.EventEmitter[EventTypes] = rtc.EventEmitter()
+    registered_plugins: ClassVar[list[Plugin]] = []
+    emitter: ClassVar[rtc.EventEmitter[EventTypes]] = rtc.EventEmitter()
 
     def __init__(
         self, title: str, version: str, package: str, logger: logging.Logger | None = None

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, Union
-
-from typing_extensions import TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -94,7 +92,7 @@ NOT_GIVEN = NotGiven()
 
 _T = TypeVar("_T")
 
-NotGivenOr: TypeAlias = Union[_T, NotGiven]
+NotGivenOr: TypeAlias = _T | NotGiven
 """``NotGivenOr[T]``: a ``T``, or `NOT_GIVEN`."""
 
 

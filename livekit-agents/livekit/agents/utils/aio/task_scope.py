@@ -15,9 +15,21 @@ from typing import Any, TypeVar
 
 from ...log import logger
 
-__all__ = ["Deadline", "Survivor", "TaskScope", "abandon", "abandoned", "await_stack", "wait_until"]
+__all__ = [
+    "Deadline",
+    "Survivor",
+    "TaskScope",
+    "abandon",
+    "abandoned",
+    "await_stack",
+    "run_bounded",
+    "wait_until",
+]
 
 T = TypeVar("T")
+
+_GRACE = 0.25
+"""Seconds that a cancelled coroutine gets to clean up."""
 
 
 @dataclass(frozen=True)
@@ -277,6 +289,40 @@ class TaskScope:
         return f"<TaskScope {self._owner!r} {state}, {len(self.tasks)} running>"
 
 
+async def run_bounded(
+    coro: Coroutine[Any, Any, T], timeout: float, *, owner: str, name: str | None = None
+) -> T:
+    """Run somebody else's coroutine to its end, or for ``timeout`` seconds at most.
+
+    It is cancelled shortly before the time is over (0.25 s, or half of a short time), so that it
+    can clean up within the bound, and abandoned when it ignores that. Unlike `asyncio.wait_for`
+    this returns in time whatever the coroutine does.
+
+    Args:
+        coro: what to run, in a task of its own.
+        timeout: seconds.
+        owner: who answers for it; appears in reports.
+        name: name of the task; the coroutine's qualified name by default.
+
+    Raises:
+        asyncio.TimeoutError: it did not end in time. Its own errors are raised as they are.
+        asyncio.CancelledError: the caller was cancelled; ``coro`` is cancelled and not waited for.
+    """
+    scope = TaskScope(owner)
+    deadline = Deadline(timeout)
+    task = scope.spawn(coro, name=name, log_errors=False)
+    try:
+        if await wait_until(task, max(timeout / 2, timeout - _GRACE)):
+            await scope.cancel(deadline.remaining() or 0.0)
+    except asyncio.CancelledError:
+        task.add_done_callback(_retrieve)
+        scope.cancel_soon()
+        raise
+    if not task.done() or task.cancelled():
+        raise asyncio.TimeoutError(f"{owner}: {task.get_name()} did not end within {timeout:g} s")
+    return task.result()
+
+
 _abandoned: dict[asyncio.Future[Any], Survivor] = {}
 
 
@@ -323,6 +369,12 @@ def _ended_late(task: asyncio.Future[Any]) -> None:
         survivor.name,
         "cancelled" if task.cancelled() else repr(error) if error else "normally",
     )
+
+
+def _retrieve(task: asyncio.Future[Any]) -> None:
+    """Take the failure of a task that nobody is interested in, so that asyncio stays silent."""
+    if not task.cancelled():
+        task.exception()
 
 
 def await_stack(task: asyncio.Future[Any]) -> str:
