@@ -1,0 +1,303 @@
+"""Audio on its way to a speech provider, kept until the provider has answered for it.
+
+When a connection drops, what it had taken but not yet transcribed goes to the next connection
+first, then what was pushed meanwhile: a word spoken into a dying socket is still heard. No I/O;
+the input channel of a stream is a thin layer over it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from livekit import rtc
+
+from .types import SpeechEvent, SpeechEventType
+
+T = TypeVar("T")  # what else travels among the frames: flush marks
+
+DEFAULT_CAPACITY = 10.0
+"""Seconds of audio held through an outage."""
+
+_QUIET_TAIL = 3.0
+"""Seconds replayed when nobody was speaking: enough for a word whose start wasn't reported yet."""
+
+_GAP = 1.0
+"""Seconds that pushed audio may lag behind the clock before we call it a pause in the audio."""
+
+_SLACK = 0.2
+"""Seconds by which a provider's time stamp may exceed the audio it got; clocks are rounded."""
+
+_EPSILON = 1e-6
+"""Less than a sample at any rate: sums of durations are equal within this many seconds."""
+
+
+class _Held(Generic[T]):
+    """An item on its way, with its place in the stream. All times in seconds."""
+
+    __slots__ = ("duration", "item", "position", "pushed_at", "replayed")
+
+    def __init__(
+        self, item: rtc.AudioFrame | T, duration: float, position: float, pushed_at: float
+    ) -> None:
+        self.item = item
+        self.duration = duration
+        self.position = position
+        self.pushed_at = pushed_at
+        self.replayed = False
+
+
+class ReplayBuffer(Generic[T]):
+    """A first-in first-out queue that can be rewound to what was not acknowledged.
+
+    Positions are seconds since the first pushed sample. They follow the audio; a pause in the
+    audio, as from a muted microphone, counts with the time it took.
+
+    Args:
+        capacity: Seconds of audio held through an outage; 0 turns replaying off, then nothing
+            is remembered and nothing is dropped.
+        clock: Monotonic time in seconds.
+        on_loss: Called once per outage that lasted too long, with the seconds of audio dropped.
+    """
+
+    def __init__(
+        self,
+        *,
+        capacity: float = DEFAULT_CAPACITY,
+        clock: Callable[[], float],
+        on_loss: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        self._capacity = capacity
+        self._clock = clock
+        self._on_loss = on_loss
+
+        self._waiting: deque[_Held[T]] = deque()
+        self._waiting_duration = 0.0
+        self._end = 0.0  # position after the last pushed sample
+        self._created_at = clock()
+        self._anchor: float | None = None  # clock at position 0
+
+        # What the current attempt took. `_media` counts its audio only, as the provider does.
+        self._taken: deque[_Held[T]] = deque()
+        self._taken_duration = 0.0
+        self._media = 0.0
+        self._acked = 0.0
+        self._answered = False
+        self._attempt_position: float | None = None
+        self._last_replayed = False
+
+        self._speech_open = False
+        self._final_since_speech = False
+
+        self._outage_limit: float | None = None
+        self._dropped = 0.0
+
+    # -- the queue --------------------------------------------------------------------------------
+
+    def append(self, item: rtc.AudioFrame | T) -> None:
+        """Queue a frame or a mark. During an outage the oldest audio gives way."""
+        now = self._clock()
+        duration = item.duration if isinstance(item, rtc.AudioFrame) else 0.0
+        if duration:
+            self._end = self._position_of_next(now)
+            if self._anchor is None:
+                self._anchor = now
+        self._waiting.append(_Held(item, duration, self._end, now))
+        self._waiting_duration += duration
+        self._end += duration
+        if self._outage_limit is not None:
+            self._drop_beyond(self._outage_limit)
+
+    def popleft(self) -> rtc.AudioFrame | T:
+        """Take the oldest item.
+
+        Raises:
+            IndexError: the queue is empty.
+        """
+        held = self._waiting.popleft()
+        self._waiting_duration -= held.duration
+        if held.duration:
+            self._place(held)
+            self._media += held.duration
+            self._outage_over()
+        self._last_replayed = held.replayed
+        if self._capacity > 0:
+            self._remember(held)
+        return held.item
+
+    def _place(self, held: _Held[T]) -> None:
+        """Tie the provider's clock, which counts audio only, to positions."""
+        position = held.position - self._media
+        if self._attempt_position is None or (
+            # replayed audio, a pause, and now live audio: its time stamps are what matters
+            self._last_replayed and not held.replayed and position - self._attempt_position > _GAP
+        ):
+            self._attempt_position = position
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def last_replayed(self) -> bool:
+        """Whether the item taken last had been taken by an earlier attempt already."""
+        return self._last_replayed
+
+    # -- what the provider said -------------------------------------------------------------------
+
+    @property
+    def speech_open(self) -> bool:
+        """Whether speech was reported that no final transcript has covered yet."""
+        return self._speech_open
+
+    def observe(self, event: SpeechEvent, *, offset: float) -> None:
+        """Learn from an event which audio need not be sent again.
+
+        Args:
+            event: From the attempt that takes from this buffer now.
+            offset: Time of that attempt's first sample on the time line of the event, in seconds.
+        """
+        if event.type is SpeechEventType.START_OF_SPEECH:
+            self._speech_open = True
+            self._final_since_speech = False
+        elif event.type in _GUESSES and event.alternatives and event.alternatives[0].text:
+            self._speech_open = True
+        elif event.type is SpeechEventType.FINAL_TRANSCRIPT:
+            self._speech_open = False
+            self._final_since_speech = True
+            self._acknowledge(self._covered_by(event, offset))
+        elif (
+            event.type is SpeechEventType.END_OF_SPEECH
+            # several providers report the end first and the transcript later
+            and self._final_since_speech
+            and not self._speech_open
+        ):
+            self._acknowledge(self._media)
+
+    def _covered_by(self, event: SpeechEvent, offset: float) -> float:
+        """Seconds of this attempt's audio that a final transcript answers for."""
+        if event.alternatives:
+            end = event.alternatives[0].end_time - offset
+            if self._acked < end <= self._media + _SLACK:
+                return min(end, self._media)
+        # No usable time stamp. A lost overlap is better than a sentence heard twice.
+        return self._media
+
+    def _acknowledge(self, media: float) -> None:
+        self._answered = True
+        self._acked = max(self._acked, media)
+        start = self._media - self._taken_duration
+        while self._taken and start + self._taken[0].duration <= self._acked + _EPSILON:
+            start += self._forget_oldest()
+
+    # -- reconnecting -----------------------------------------------------------------------------
+
+    @property
+    def attempt_position(self) -> float:
+        """Position of the first sample the current attempt got, or will get."""
+        if self._attempt_position is not None:
+            return self._attempt_position
+        first = self._first_waiting()
+        return self._position_of_next(self._clock()) if first is None else first.position
+
+    @property
+    def delay(self) -> float:
+        """Seconds since the oldest audio in the queue was pushed; 0 without any."""
+        first = self._first_waiting()
+        return 0.0 if first is None else self._clock() - first.pushed_at
+
+    @property
+    def finished(self) -> bool:
+        """Whether the provider has answered, and for all audio that is left to answer for."""
+        replayable = self._capacity > 0 and self._media > self._acked + _EPSILON
+        return self._answered and not replayable and self._waiting_duration <= _EPSILON
+
+    @property
+    def has_live_audio(self) -> bool:
+        """Whether audio is queued that no attempt took before."""
+        return any(held.duration and not held.replayed for held in self._waiting)
+
+    def rewind(self) -> None:
+        """The current attempt is over: queue what it left unanswered, for the next one.
+
+        While someone was speaking that is at most the capacity, otherwise at most 3 s. From now on
+        until the next attempt takes audio, the queue is a ring.
+        """
+        if self._anchor is None:
+            self._anchor = self._created_at
+        tail = self._tail() if self._capacity > 0 else []
+        self._waiting.extendleft(reversed(tail))
+        self._waiting_duration += sum(held.duration for held in tail)
+        self._taken.clear()
+        self._taken_duration = self._media = self._acked = 0.0
+        self._attempt_position = None
+        self._last_replayed = False
+        if self._capacity > 0 and self._outage_limit is None:
+            # Audio that was waiting before the outage, such as a file pushed at once, may stay.
+            self._outage_limit = max(self._capacity, self._waiting_duration)
+
+    def _tail(self) -> list[_Held[T]]:
+        start = self._media - self._taken_duration
+        tail = []
+        for held in self._taken:
+            covered = self._acked - start
+            start += held.duration
+            if covered > 0 and isinstance(held.item, rtc.AudioFrame):
+                rest = _without_start(held.item, covered)
+                held = _Held(rest, rest.duration, held.position + covered, held.pushed_at)
+            held.replayed = True
+            tail.append(held)
+        return tail
+
+    # -- bounds -----------------------------------------------------------------------------------
+
+    def _remember(self, held: _Held[T]) -> None:
+        if not held.duration and not self._taken:
+            return  # a mark means nothing without the audio before it
+        self._taken.append(held)
+        self._taken_duration += held.duration
+        limit = self._capacity if self._speech_open else min(self._capacity, _QUIET_TAIL)
+        while self._taken_duration > limit + _EPSILON:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> float:
+        held = self._taken.popleft()
+        self._taken_duration -= held.duration
+        return held.duration
+
+    def _drop_beyond(self, limit: float) -> None:
+        while self._waiting_duration > limit + _EPSILON:
+            oldest = self._first_waiting()
+            assert oldest is not None
+            self._waiting.remove(oldest)  # marks before it stay; there are hardly ever any
+            self._waiting_duration -= oldest.duration
+            self._dropped += oldest.duration
+
+    def _outage_over(self) -> None:
+        self._outage_limit = None
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0.0
+            self._on_loss(dropped)
+
+    def _first_waiting(self) -> _Held[T] | None:
+        return next((held for held in self._waiting if held.duration), None)
+
+    def _position_of_next(self, now: float) -> float:
+        if self._anchor is None:
+            return 0.0
+        elapsed = now - self._anchor
+        return elapsed if elapsed - self._end > _GAP else self._end
+
+
+_GUESSES = (SpeechEventType.INTERIM_TRANSCRIPT, SpeechEventType.PREFLIGHT_TRANSCRIPT)
+
+
+def _without_start(frame: rtc.AudioFrame, seconds: float) -> rtc.AudioFrame:
+    """The rest of a frame after its first ``seconds``; at least one sample of it."""
+    skip = min(round(seconds * frame.sample_rate), frame.samples_per_channel - 1)
+    return rtc.AudioFrame(
+        data=frame.data[skip * frame.num_channels :],
+        sample_rate=frame.sample_rate,
+        num_channels=frame.num_channels,
+        samples_per_channel=frame.samples_per_channel - skip,
+    )
