@@ -1,0 +1,317 @@
+"""What all speech synthesis streams share: attempts, retries, errors, and a close that ends."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from typing_extensions import Self
+
+from .._exceptions import APIError, APIStatusError
+from ..log import logger
+from ..utils.aio import Chan, ChanClosed, Survivor, TaskScope
+from ..utils.retry import RetryPolicy
+from ._data import SynthesizedAudio, TTSError
+from ._tracing import attempt_span, record_input_text, record_metrics, request_span
+from .audio_emitter import AudioEmitter
+
+if TYPE_CHECKING:
+    from ..types import APIConnectOptions
+    from .tts import TTS
+
+_CLOSE_GRACE = 2.0
+"""Seconds a plugin gets to react to its cancellation."""
+
+_CLIENT_CLOSED_REQUEST = 499
+"""Status of a request that the client itself gave up: an end, not a failure."""
+
+
+class Tally:
+    """What metrics report about the audio of one request or segment."""
+
+    __slots__ = ("audio_duration", "first_audio_at", "request_id", "segment_id")
+
+    def __init__(self) -> None:
+        self.audio_duration = 0.0
+        self.first_audio_at: float | None = None
+        self.request_id = ""
+        self.segment_id = ""
+
+    def add(self, audio: SynthesizedAudio, seconds: float, now: float) -> None:
+        """Count a piece of audio, `seconds` long, handed on at `now`."""
+        if self.first_audio_at is None:
+            self.first_audio_at = now
+        self.audio_duration += seconds
+        self.request_id = audio.request_id
+        self.segment_id = audio.segment_id
+
+
+class Synthesis(ABC):
+    """One synthesis under way. Base of `ChunkedStream` and `SynthesizeStream`.
+
+    A single task runs the attempts. Audio goes from the attempt's `AudioEmitter` straight into the
+    channel that `__anext__` reads.
+    """
+
+    _tts_request_span_name: ClassVar[str] = "tts_request"
+    _tts_attempt_span_name: ClassVar[str | None] = "tts_request_run"
+    _streamed: ClassVar[bool]
+    _reports_metrics: ClassVar[bool] = True
+    """False where the streams behind this one report for themselves."""
+
+    def __init__(self, *, tts: TTS[Any], conn_options: APIConnectOptions) -> None:
+        self._tts = tts
+        self._conn_options = conn_options
+        self._event_ch = Chan[SynthesizedAudio]()
+        self._acquire_time = 0.0
+        self._connection_reused = False
+        self._input_tokens = 0
+        self._output_tokens = 0
+
+        self._loop = asyncio.get_running_loop()
+        self._emitter: AudioEmitter | None = None
+        self._attempt_failed = False
+        self._failure: BaseException | None = None
+        self._closing = False
+        self._output_ended = False
+        self._close_grace = _CLOSE_GRACE
+
+        self._scope = TaskScope(tts._label)
+        # Subclasses go on with their own set-up after this constructor. A task factory that runs
+        # tasks eagerly would call `_run` before they are done.
+        self._constructing = True
+        self._task = self._scope.spawn(
+            self._main_task(), name=f"{type(self).__name__}._main_task", log_errors=False
+        )
+        self._task.add_done_callback(_retrieve)
+        self._constructing = False
+
+    @abstractmethod
+    async def _run(self, output_emitter: AudioEmitter) -> None:
+        """Do one attempt: send the text to the provider, push what it answers to the emitter.
+
+        Raises:
+            APIError: It failed. Says itself whether another attempt may succeed.
+        """
+
+    def _set_token_usage(self, *, input_tokens: int = 0, output_tokens: int = 0) -> None:
+        """Report, from `_run`, how many tokens the provider billed."""
+        self._input_tokens = input_tokens
+        self._output_tokens = output_tokens
+
+    # -- differences between the two kinds of streams
+
+    @abstractmethod
+    def _on_audio(self, audio: SynthesizedAudio, seconds: float) -> None:
+        """See a piece of audio, `seconds` long, on its way to the consumer."""
+
+    @abstractmethod
+    def _spoken_text(self) -> str:
+        """All text given so far."""
+
+    @abstractmethod
+    def _report_end(self, *, cancelled: bool) -> None:
+        """Emit the metrics that are due at the end of the stream."""
+
+    def _may_retry(self, emitter: AudioEmitter) -> bool:
+        """Whether another attempt makes sense for the listener."""
+        return True
+
+    def _prepare_retry(self) -> None:  # noqa: B027 (nothing to do by default)
+        """Make the input available to the next attempt."""
+
+    def _check_spoken(self, emitter: AudioEmitter) -> None:
+        """Raise APIError when an attempt that reported success spoke nothing."""
+        text = self._spoken_text()
+        if text.strip() and emitter.pushed_duration() <= 0.0:
+            raise APIError(f"no audio frames were pushed for text: {text}")
+
+    def _before_close(self) -> None:  # noqa: B027 (nothing to do by default)
+        """Let go of the input, so that a plugin waiting for it can end."""
+
+    # -- attempts
+
+    async def _main_task(self) -> None:
+        if self._constructing:
+            await asyncio.sleep(0)
+        cancelled = False
+        try:
+            with request_span(self._tts_request_span_name, self._tts, streaming=self._streamed):
+                await self._attempt_until_done()
+        except asyncio.CancelledError:
+            cancelled = True
+            raise
+        except Exception as error:
+            self._failure = error
+            raise
+        finally:
+            self._end_output(cancelled=cancelled or self._closing)
+
+    @property
+    def _over(self) -> bool:
+        return self._closing or self._output_ended
+
+    async def _attempt_until_done(self) -> None:
+        policy = RetryPolicy(self._conn_options)
+        while not self._over:
+            emitter = self._emitter = AudioEmitter(
+                label=self._tts._label, dst_ch=self._event_ch, on_audio=self._on_audio
+            )
+            self._attempt_failed = False
+            try:
+                with attempt_span(self._tts_attempt_span_name, retry_count=policy.failures):
+                    await self._attempt(emitter)
+                return
+            except Exception as error:
+                # Once it is over, whatever leaves the attempt is an echo of the end.
+                if self._over or _gave_up(error):
+                    return
+                await self._back_off(error, emitter, policy)
+
+    async def _attempt(self, emitter: AudioEmitter) -> None:
+        """Run the plugin once. The emitter is closed before anything else happens."""
+        try:
+            await self._run(emitter)
+            emitter.end_input()
+            await emitter.join()
+        finally:
+            await emitter.aclose()
+        self._check_spoken(emitter)
+        record_input_text(self._spoken_text())
+
+    async def _back_off(self, error: Exception, emitter: AudioEmitter, policy: RetryPolicy) -> None:
+        """Wait for the next attempt, or raise `error` when there is none."""
+        self._attempt_failed = True
+        delay = policy.next_delay(error) if self._may_retry(emitter) else None
+        self._emit_error(error, recoverable=delay is not None)
+        if delay is None or self._over:
+            raise error
+        logger.warning(
+            "failed to synthesize speech: %s, retrying in %.2gs",
+            error,
+            delay,
+            extra={
+                "tts": self._tts._label,
+                "attempt": policy.failures,
+                "streamed": self._streamed,
+            },
+        )
+        self._prepare_retry()
+        await asyncio.sleep(delay)
+
+    def _emit_error(self, error: Exception, *, recoverable: bool) -> None:
+        self._tts.emit(
+            "error",
+            TTSError(
+                timestamp=time.time(),
+                label=self._tts._label,
+                error=error,
+                recoverable=recoverable,
+            ),
+        )
+
+    # -- metrics
+
+    def _emit_metrics(
+        self, tally: Tally, *, started_at: float, characters_count: int, cancelled: bool
+    ) -> None:
+        from ..metrics import TTSMetrics
+        from ..metrics.base import Metadata
+
+        first = tally.first_audio_at
+        metrics = TTSMetrics(
+            timestamp=time.time(),
+            request_id=tally.request_id,
+            segment_id=tally.segment_id if self._streamed else None,
+            ttfb=-1.0 if first is None else first - started_at,
+            duration=self._loop.time() - started_at,
+            audio_duration=tally.audio_duration,
+            cancelled=cancelled,
+            characters_count=characters_count,
+            input_tokens=self._input_tokens,
+            output_tokens=self._output_tokens,
+            label=self._tts._label,
+            streamed=self._streamed,
+            acquire_time=self._acquire_time,
+            connection_reused=self._connection_reused,
+            metadata=Metadata(**self._tts.metrics_metadata),
+        )
+        record_metrics(metrics)
+        self._tts.emit("metrics_collected", metrics)
+
+    # -- end
+
+    def _end_output(self, *, cancelled: bool) -> None:
+        """Let the consumer finish, and report. Does nothing the second time."""
+        if self._output_ended:
+            return
+        self._output_ended = True
+        self._event_ch.close()
+        if self._reports_metrics and not self._attempt_failed:
+            self._report_end(cancelled=cancelled)
+
+    async def aclose(self) -> None:
+        """Stop, whatever the provider's code does.
+
+        Takes no longer than the plugin's own cleanup, and 2 s at most: code that ignores its
+        cancellation is abandoned with an error log and can't emit audio any more. Idempotent;
+        calls at the same time share one close. Wakes a task that waits in `__anext__`.
+        """
+        self._closing = True
+        self._before_close()
+        if self._emitter is not None:
+            self._emitter._detach()
+        try:
+            survivors = await self._scope.cancel(self._close_grace)
+        finally:
+            self._end_output(cancelled=True)
+        for survivor in survivors:
+            report_survivor(survivor)
+
+    # -- for the consumer
+
+    async def __anext__(self) -> SynthesizedAudio:
+        try:
+            return await self._event_ch.recv()
+        except ChanClosed:
+            if self._failure is not None and not self._closing:
+                raise self._failure from None
+            raise StopAsyncIteration from None
+
+    def __aiter__(self) -> AsyncIterator[SynthesizedAudio]:
+        return self
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+def report_survivor(survivor: Survivor) -> None:
+    """Log a task that ignored its cancellation."""
+    logger.error(
+        "%s: %s ignored its cancellation and is abandoned\n%s",
+        survivor.owner,
+        survivor.name,
+        survivor.stack,
+    )
+
+
+def _gave_up(error: Exception) -> bool:
+    return isinstance(error, APIStatusError) and error.status_code == _CLIENT_CLOSED_REQUEST
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Take the result: the consumer sees a failure, or `aclose` made it moot."""
+    if not task.cancelled():
+        task.exception()
