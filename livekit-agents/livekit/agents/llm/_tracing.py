@@ -1,0 +1,31 @@
+"""Traces of language model requests. Nothing here may influence a request or its close."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..metrics import LLMMetrics
+    from ._llm_stream import LLMStream
+
+
+@contextmanager
+def request_span(stream: LLMStream) -> Iterator[Any]:
+    """Cover one request, all its attempts included. Gives the span."""
+    yield None
+
+
+@contextmanager
+def attempt_span(name: str | None, *, retry_count: int) -> Iterator[None]:
+    """Cover one attempt; without a name, nothing."""
+    yield
+
+
+def note_provider_request_ids(request_ids: Sequence[str]) -> None:
+    """Record under which ids the provider knows the attempt."""
+
+
+def record_metrics(span: Any, metrics: LLMMetrics) -> None:
+    """Record what the request cost, on its span."""
