@@ -108,10 +108,11 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return total - self._patience_spent
 
     def _jump(self, timeout: float) -> None:
-        target = self._now + timeout
-        timers = self._scheduled  # type: ignore[attr-defined]
-        # exactly the timer's moment, not a rounding error before it
-        self._now = min(target, timers[0].when()) if timeout >= 3600 else timers[0].when()
+        limit = self._now + timeout
+        due = self._scheduled[0].when()  # type: ignore[attr-defined]
+        # exactly the timer's moment, not a rounding error beside it; asyncio asks for no more than
+        # a day at once, however far away the timer is
+        self._now = due if due < limit + 1 else limit
 
     def _describe_deadlock(self) -> str:
         from livekit.agents.utils.aio.task_scope import await_stack

@@ -176,10 +176,10 @@ def _has_system_certificates() -> bool:
     if os.name == "nt":
         return True  # ssl reads the system's certificate store
     paths = ssl.get_default_verify_paths()  # None for what does not exist
-    if paths.cafile is not None:
+    if paths.cafile:
         return True
     try:
-        return paths.capath is not None and len(os.listdir(paths.capath)) > 0
+        return bool(paths.capath and os.listdir(paths.capath))
     except OSError:
         return False
 
