@@ -1,0 +1,292 @@
+"""How an activity is wired to models, tools and hearing, and how each wire is cut again.
+
+Functions over an `AgentActivity`, in the order in which start and close use them. None of those
+that a close uses needs the activity lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..llm import LLM, AgentConfigUpdate, RealtimeModel, ToolContext, Toolset
+from ..log import logger
+from ..types import NotGivenOr
+from ..utils import is_given
+from ..utils.aio import TaskScope, wait_until
+from .closing import Step
+
+if TYPE_CHECKING:
+    from .agent_activity import AgentActivity
+
+TOOLSET_SETUP_TIMEOUT = 30.0
+"""Seconds one toolset may take to set up; a dead server must not hold `start()` forever."""
+
+
+@dataclass
+class Reusable:
+    """What the next activity may take over instead of opening it anew."""
+
+    realtime_session: Any = None
+    hearing: Any = None
+
+    def close_steps(self) -> list[Step]:
+        """Close whatever nobody took over."""
+        steps: list[Step] = []
+        if self.realtime_session is not None:
+            steps.append(Step("detached realtime session", self.realtime_session.aclose))
+        if self.hearing is not None:
+            steps.append(Step("detached STT stream", self.hearing.aclose))
+        return steps
+
+
+# -- start ----------------------------------------------------------------------------------------
+
+
+def prewarm(activity: AgentActivity) -> None:
+    """Let the models connect before they are needed."""
+    for model in (activity.llm, activity.stt, activity.tts):
+        warm_up = getattr(model, "prewarm", None)
+        if warm_up is None:
+            continue
+        try:
+            warm_up()
+        except Exception:
+            logger.exception("prewarming %s failed, it will connect when it is used", model)
+
+
+async def set_up_toolsets(activity: AgentActivity) -> None:
+    """Set up all toolsets side by side; one that fails is logged and does without."""
+    session = activity.session
+    servers = activity.mcp_servers or []
+    if servers and not activity._mcp_toolsets:
+        from ..llm.mcp import MCPToolset
+
+        activity._mcp_toolsets = [
+            MCPToolset(id=f"mcp_{index}", mcp_server=server) for index, server in enumerate(servers)
+        ]
+    tools = [*session.tools, *activity.agent._tools, *activity._mcp_toolsets]
+    toolsets = [tool for tool in tools if isinstance(tool, Toolset)]
+    for toolset in toolsets:
+        attach = getattr(toolset, "_attach", None)
+        if attach is not None:
+            attach(session if toolset in session.tools else activity)
+    if not toolsets:
+        return
+    scope = TaskScope(f"toolsets of {activity.agent.id}")
+    tasks = {
+        scope.spawn(toolset.setup(), name=f"set up {toolset.id}", log_errors=False): toolset
+        for toolset in toolsets
+    }
+    await wait_until(tasks, TOOLSET_SETUP_TIMEOUT)
+    for task, toolset in tasks.items():
+        if not task.done():
+            logger.error(
+                "toolset %s was not set up within %.0f s, its tools are missing",
+                toolset.id,
+                TOOLSET_SETUP_TIMEOUT,
+            )
+        elif not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("setting up toolset %s failed", toolset.id, exc_info=error)
+    await scope.cancel(0.25)
+
+
+def subscribe(activity: AgentActivity) -> None:
+    """Follow metrics and errors of the models; undone by `release_subscriptions`."""
+    session = activity.session
+
+    def listen(source: Any, event: str, handler: Callable[..., None]) -> None:
+        source.on(event, handler)
+        activity._unsubscribe.append(lambda: source.off(event, handler))
+
+    activity.release_subscriptions()
+    for source in (activity.llm, activity.stt, activity.tts, activity.vad, activity.turn_detection):
+        if source is None or not hasattr(source, "on"):
+            continue
+        listen(source, "metrics_collected", activity.on_model_metrics)
+        if isinstance(source, RealtimeModel) or not isinstance(source, str):
+            listen(source, "error", _error_handler(activity, source))
+    stt = activity.stt
+    forward = session.options.stt_context_options.get("forward_chat_context", True)
+    if stt is not None and forward and stt.capabilities.chat_context:
+        listen(session, "conversation_item_added", stt._push_conversation_item)
+
+
+def _error_handler(activity: AgentActivity, source: Any) -> Callable[[Any], None]:
+    def on_error(error: Any) -> None:
+        activity.session._on_error(error, source)
+
+    return on_error
+
+
+async def open_realtime(activity: AgentActivity, reuse: Reusable | None) -> None:
+    """Open, or take over, the session with a realtime model."""
+    model = activity.llm
+    if not isinstance(model, RealtimeModel):
+        return
+    adopted = reuse is not None and reuse.realtime_session is not None
+    if adopted and reuse is not None:
+        session, reuse.realtime_session = reuse.realtime_session, None
+        session.interrupt()
+        session.clear_audio()
+    else:
+        session = model.session(turn_detection_disabled=not activity.server_turn_detection)
+    activity._rt_session = session
+    activity.subscribe_realtime(session)
+    await activity.push_realtime_state(session, adopted=adopted)
+
+
+def announce_config(activity: AgentActivity) -> None:
+    """Note in the histories which instructions and tools count from here on."""
+    agent = activity.agent
+    if isinstance(activity.llm, LLM):
+        put_instructions(activity)
+    names = sorted(ToolContext(activity.tools).function_tools)
+    if agent.instructions or names:
+        activity._record_config(
+            AgentConfigUpdate(
+                instructions=str(agent.instructions) or None, tools_added=names or None
+            )
+        )
+
+
+def put_instructions(activity: AgentActivity) -> None:
+    """Keep the instructions as the first message of the agent's context."""
+    from .generation import update_instructions
+
+    if activity.agent.instructions:
+        update_instructions(
+            activity.agent._chat_ctx,
+            instructions=activity.agent.instructions,
+            add_if_missing=True,
+        )
+
+
+def start_hearing(activity: AgentActivity, reuse: Reusable | None) -> None:
+    """Create the recognition of this run, taking over the open STT stream if there is one."""
+    from .audio_recognition import AudioRecognition
+    from .endpointing import create_endpointing
+
+    stt = activity.stt
+    vad = activity.vad
+    if activity.server_turn_detection and activity.using_default_vad:
+        vad = None
+    recognition = AudioRecognition(
+        activity.session,
+        hooks=activity,
+        endpointing=create_endpointing(activity.endpointing_opts),
+        stt=activity.agent.stt_node if stt is not None else None,
+        vad=vad,
+        interruption_detection=activity.interruption_detector,
+        turn_detection=activity.turn_detection,
+        stt_model=stt.model if stt is not None else None,
+        stt_provider=stt.provider if stt is not None else None,
+        stt_aligned_transcript=bool(stt is not None and stt.capabilities.aligned_transcript),
+    )
+    activity.recognition = recognition
+    hearing = None
+    if reuse is not None:
+        hearing, reuse.hearing = reuse.hearing, None
+    recognition.start(adopt=hearing)
+
+
+def start_keyterms(activity: AgentActivity) -> None:
+    """Give the STT the keyterms, and look for new ones if asked to."""
+    activity.session._keyterms.bind(activity.stt)
+
+
+# -- handing over -----------------------------------------------------------------------------------
+
+
+def detach_reusable(activity: AgentActivity, new: AgentActivity | None) -> Reusable | None:
+    """Take out what `new` can go on with; the rest ends with this activity."""
+    if new is None or activity.session._is_closing:
+        return None
+    from .agent import Agent
+
+    reuse = Reusable()
+    same_node = all(type(a.agent).stt_node is Agent.stt_node for a in (activity, new))
+    if (
+        activity.recognition is not None
+        and activity.stt is not None
+        and activity.stt is new.stt
+        and same_node
+    ):
+        reuse.hearing = activity.recognition.detach()
+    if activity.can_hand_over_realtime(new):
+        reuse.realtime_session, activity._rt_session = activity._rt_session, None
+    return reuse
+
+
+# -- close ------------------------------------------------------------------------------------------
+
+
+def hearing_steps(activity: AgentActivity) -> list[Step]:
+    """End STT, VAD and detectors, side by side and without anybody's cooperation."""
+    recognition, activity.recognition = activity.recognition, None
+    steps: list[Step] = []
+    if recognition is not None:
+        budget = activity.session.options.teardown_timeout
+        steps.append(
+            Step(
+                "speech recognition",
+                lambda: recognition.aclose(max(0.0, budget - 0.1)),
+            )
+        )
+    for stream in list(activity._streams):
+        steps.append(Step("STT stream", stream.aclose))
+    return steps
+
+
+def model_steps(activity: AgentActivity) -> list[Step]:
+    """End the session with a realtime model."""
+    session, activity._rt_session = activity._rt_session, None
+    return [Step("realtime session", session.aclose)] if session is not None else []
+
+
+def toolset_steps(activity: AgentActivity) -> list[Step]:
+    """Close the agent's own toolsets and MCP connections."""
+    own = [t for t in activity.agent._tools if isinstance(t, Toolset)]
+    toolsets = [*own, *activity._mcp_toolsets]
+    activity._mcp_toolsets = []
+    return [Step(f"toolset {toolset.id}", toolset.aclose) for toolset in toolsets]
+
+
+def end_steps(activity: AgentActivity) -> list[Step]:
+    """End tasks and timers that are left of the activity itself."""
+    budget = activity.session.options.teardown_timeout / 2
+    return [
+        Step("paused speech", activity.barge_in.aclose),
+        Step("speech tasks", lambda: activity.scheduler.aclose(budget)),
+        Step("tools", lambda: activity.tool_executor.aclose(budget)),
+        Step("activity tasks", lambda: activity.scope.cancel(budget)),
+    ]
+
+
+# -- changes while running --------------------------------------------------------------------------
+
+
+def update_hearing(
+    activity: AgentActivity,
+    endpointing: NotGivenOr[Any],
+    turn_detection: NotGivenOr[Any],
+    min_delay: NotGivenOr[float],
+    max_delay: NotGivenOr[float],
+) -> None:
+    """Apply changed endpointing and turn detection to the running recognition."""
+    from .endpointing import create_endpointing
+    from .hearing.modes import resolve_turn_detection
+
+    if activity.recognition is None:
+        return
+    delays = {"min_delay": min_delay, "max_delay": max_delay}
+    given = {key: value for key, value in delays.items() if is_given(value)}
+    if given or is_given(endpointing):
+        options = {**activity.endpointing_opts, **given}
+        activity.recognition.update_options(
+            endpointing=create_endpointing(options)  # type: ignore[arg-type]
+        )
+    if is_given(turn_detection):
+        activity._turn_detection = resolve_turn_detection(activity)
+        activity.recognition.update_options(turn_detection=activity.turn_detection)

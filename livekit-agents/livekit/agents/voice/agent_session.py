@@ -1,0 +1,1012 @@
+"""`AgentSession`: a conversation between a user and agents. The face that users see."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from .._emitter import IsolatedEmitter
+from ..llm import LLM, ChatContext, ChatItem, ChatMessage
+from ..log import logger
+from ..metrics import AgentSessionUsage, ModelUsageCollector
+from ..types import NOT_GIVEN, NotGiven, NotGivenOr
+from ..utils import is_given
+from ..utils.aio import TaskScope
+from . import session_start
+from ._context import in_exit_hook
+from .agent import resolve_llm, resolve_stt, resolve_tts
+from .closing import ClosePlan, Progress, Step, check_timeout
+from .events import (
+    AgentEvent,
+    AgentState,
+    CloseReason,
+    ConversationItemAddedEvent,
+    ErrorEvent,
+    EventTypes,
+    MetricsCollectedEvent,
+    SessionUsageUpdatedEvent,
+    UserState,
+)
+from .handoff import Handoffs
+from .idle import IdleWatch
+from .io import AgentInput, AgentOutput
+from .keyterm_detection import KeytermDetector, KeytermsOptions, STTContextOptions
+from .session_close import SessionClose
+from .session_inputs import SessionInputs
+from .session_options import (
+    DEFAULT_EXPRESSIVE_OPTIONS,
+    DEFAULT_SPEECH_STEERING_OPTIONS,
+    DEFAULT_TTS_TEXT_TRANSFORMS,
+    AgentSessionOptions,
+    ExpressiveOptions,
+    NonverbalOptions,
+    RecordingOptions,
+    SessionConnectOptions,
+    SpeechSteeringOptions,
+    VoiceActivityVideoSampler,
+    agent_turn_handling,
+    resolve_expressive_options,
+    resolve_recording,
+    session_turn_handling,
+    warn_deprecated_aliases,
+)
+from .session_state import ConversationState, ErrorBudget
+from .speech_handle import InputDetails, SpeechHandle
+
+if TYPE_CHECKING:
+    from livekit import rtc
+
+    from .. import llm as llm_module
+    from .. import stt as stt_module
+    from .. import tts as tts_module
+    from .. import vad as vad_module
+    from .agent import Agent
+    from .agent_activity import AgentActivity
+    from .run_result import RunOutputOptions, RunResult
+    from .tool_executor import ToolHandlingOptions
+    from .transcription.text_transforms import TextTransforms
+    from .turn import (
+        EndpointingOptions,
+        PreemptiveGenerationOptions,
+        TurnDetectionMode,
+        TurnHandlingOptions,
+    )
+
+Userdata_T = TypeVar("Userdata_T")
+Run_T = TypeVar("Run_T")
+
+
+class AgentSession(IsolatedEmitter[EventTypes], Generic[Userdata_T]):
+    """Connects a user with an agent: hears, takes turns, thinks, speaks, and always hangs up.
+
+    Give it models, `start()` it with an agent, and close it with `aclose()` (at once) or
+    `shutdown()` (after what was begun). Whatever models, tools, hooks or sinks do, a forced close
+    emits `close` within `forced_drain_timeout + teardown_timeout + 0.5` seconds, exactly once, and
+    `aclose()` returns at most `teardown_timeout` later. A closed session can be started again.
+
+    Events: see `EventTypes`. A handler that raises is logged and stops nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        stt: NotGivenOr[stt_module.STT | str] = NOT_GIVEN,
+        vad: NotGivenOr[vad_module.VAD | None] = NOT_GIVEN,
+        llm: NotGivenOr[
+            llm_module.LLM | llm_module.RealtimeModel | llm_module.DuplexModel | str
+        ] = NOT_GIVEN,
+        tts: NotGivenOr[tts_module.TTS | str] = NOT_GIVEN,
+        turn_handling: NotGivenOr[TurnHandlingOptions] = NOT_GIVEN,
+        stt_context_options: NotGivenOr[STTContextOptions] = NOT_GIVEN,
+        tools: NotGivenOr[list[llm_module.Tool | llm_module.Toolset]] = NOT_GIVEN,
+        tool_handling: NotGivenOr[ToolHandlingOptions] = NOT_GIVEN,
+        max_tool_steps: int = 3,
+        use_tts_aligned_transcript: NotGivenOr[bool] = NOT_GIVEN,
+        tts_text_transforms: NotGivenOr[Sequence[TextTransforms] | None] = NOT_GIVEN,
+        min_consecutive_speech_delay: float = 0.0,
+        expressive: bool | ExpressiveOptions = False,
+        userdata: NotGivenOr[Userdata_T] = NOT_GIVEN,
+        video_sampler: NotGivenOr[
+            Callable[[rtc.VideoFrame, AgentSession[Any]], bool] | None
+        ] = NOT_GIVEN,
+        aec_warmup_duration: NotGivenOr[float | None] = NOT_GIVEN,
+        ivr_detection: bool = False,
+        user_away_timeout: float | None = 15.0,
+        transcription_timeout: float | None = None,
+        session_close_transcript_timeout: float = 2.0,
+        forced_drain_timeout: float = 5.0,
+        teardown_timeout: float = 2.0,
+        drain_timeout: float | None = None,
+        conn_options: NotGivenOr[SessionConnectOptions] = NOT_GIVEN,
+        loop: asyncio.AbstractEventLoop | None = None,
+        # deprecated
+        turn_detection: NotGivenOr[TurnDetectionMode | None] = NOT_GIVEN,
+        min_endpointing_delay: NotGivenOr[float] = NOT_GIVEN,
+        max_endpointing_delay: NotGivenOr[float] = NOT_GIVEN,
+        false_interruption_timeout: NotGivenOr[float | None] = NOT_GIVEN,
+        agent_false_interruption_timeout: NotGivenOr[float | None] = NOT_GIVEN,
+        resume_false_interruption: NotGivenOr[bool] = NOT_GIVEN,
+        discard_audio_if_uninterruptible: NotGivenOr[bool] = NOT_GIVEN,
+        allow_interruptions: NotGivenOr[bool] = NOT_GIVEN,
+        min_interruption_duration: NotGivenOr[float] = NOT_GIVEN,
+        min_interruption_words: NotGivenOr[int] = NOT_GIVEN,
+        preemptive_generation: NotGivenOr[bool | PreemptiveGenerationOptions] = NOT_GIVEN,
+        keyterms_options: NotGivenOr[KeytermsOptions] = NOT_GIVEN,
+        mcp_servers: NotGivenOr[list[llm_module.mcp.MCPServer]] = NOT_GIVEN,
+    ) -> None:
+        """Set up a session; nothing runs before `start()`.
+
+        Args:
+            stt: Speech to text; a model string goes through LiveKit Inference.
+            vad: Voice activity detection; the built-in one when left out, None for none.
+            llm: A language model, a realtime or duplex model, or a model string.
+            tts: Text to speech, or a model string.
+            turn_handling: Turn detection, endpointing, interruption and preemptive generation.
+            stt_context_options: Keyterms and context given to the STT.
+            tools: Tools that every agent of the session has.
+            tool_handling: Texts used around tools that outlive their turn.
+            max_tool_steps: Rounds of tool calls in one turn before tools are withheld.
+            use_tts_aligned_transcript: Show the transcript with the timing the TTS reports.
+            tts_text_transforms: Filters for the text that is synthesised; None for none.
+            min_consecutive_speech_delay: Seconds of pause between two speeches.
+            expressive: Let the LLM use the markup of an expressive voice.
+            userdata: Anything; available as `session.userdata` and in `RunContext`.
+            video_sampler: Decides which video frames are passed on; None passes all.
+            aec_warmup_duration: Seconds of agent speech during which the user's audio can't
+                interrupt, because the echo canceller still learns. 3.0 by default.
+            ivr_detection: Detect telephone menus and navigate them.
+            user_away_timeout: Seconds of silence on both sides after which the user is "away".
+            transcription_timeout: Seconds after user speech without a transcript until
+                `user_transcription_timeout` is emitted.
+            session_close_transcript_timeout: Seconds a close waits for the last transcript, if a
+                user turn is pending.
+            forced_drain_timeout: Seconds that interrupted speech, hooks and tools together get
+                when the session is closed at once. 0 cuts them off immediately.
+            teardown_timeout: Seconds that one teardown (a socket, a recorder, a toolset) gets.
+            drain_timeout: Seconds after which a graceful close or handoff stops waiting; None
+                waits as long as it takes.
+            conn_options: Timeouts and retries of the models, and how many errors are borne.
+            loop: The event loop; the running one by default.
+
+        Raises:
+            ValueError: If a timeout is negative or not finite.
+        """
+        super().__init__()
+        aliases: dict[str, Any] = {
+            "turn_detection": turn_detection,
+            "min_endpointing_delay": min_endpointing_delay,
+            "max_endpointing_delay": max_endpointing_delay,
+            "false_interruption_timeout": false_interruption_timeout,
+            "agent_false_interruption_timeout": agent_false_interruption_timeout,
+            "resume_false_interruption": resume_false_interruption,
+            "discard_audio_if_uninterruptible": discard_audio_if_uninterruptible,
+            "allow_interruptions": allow_interruptions,
+            "min_interruption_duration": min_interruption_duration,
+            "min_interruption_words": min_interruption_words,
+            "preemptive_generation": preemptive_generation,
+        }
+        warn_deprecated_aliases(**aliases, mcp_servers=mcp_servers)
+        given_turns = agent_turn_handling(turn_handling, **aliases)
+        context_options = (
+            stt_context_options
+            if is_given(stt_context_options)
+            else STTContextOptions(
+                **cast(Any, keyterms_options if is_given(keyterms_options) else {})
+            )
+        )
+        check_timeout("session_close_transcript_timeout", session_close_transcript_timeout)
+        self._aec_warmup_given = is_given(aec_warmup_duration)
+        self._options = AgentSessionOptions(
+            turn_handling=session_turn_handling(given_turns),
+            stt_context_options=context_options,
+            endpointing_overrides=dict(given_turns.get("endpointing", {})),  # type: ignore[arg-type]
+            max_tool_steps=max_tool_steps,
+            user_away_timeout=user_away_timeout,
+            transcription_timeout=transcription_timeout,
+            min_consecutive_speech_delay=min_consecutive_speech_delay,
+            use_tts_aligned_transcript=(
+                use_tts_aligned_transcript if is_given(use_tts_aligned_transcript) else None
+            ),
+            tts_text_transforms=(
+                DEFAULT_TTS_TEXT_TRANSFORMS
+                if isinstance(tts_text_transforms, NotGiven)
+                else tts_text_transforms
+            ),
+            ivr_detection=ivr_detection,
+            aec_warmup_duration=3.0
+            if isinstance(aec_warmup_duration, NotGiven)
+            else aec_warmup_duration,
+            session_close_transcript_timeout=session_close_transcript_timeout,
+            recording_options=resolve_recording(False),
+            forced_drain_timeout=forced_drain_timeout,
+            teardown_timeout=teardown_timeout,
+            drain_timeout=drain_timeout,
+        )
+        self._options.close_budgets  # noqa: B018 - a wrong timeout is an error now, not at the close
+        self._loop = loop
+        self._conn_options = conn_options if is_given(conn_options) else SessionConnectOptions()
+        self._stt: stt_module.STT | None = resolve_stt(stt) or None
+        self._llm: Any = resolve_llm(llm) or None
+        self._tts: tts_module.TTS | None = resolve_tts(tts) or None
+        self._default_vad = isinstance(vad, NotGiven)
+        self._vad: vad_module.VAD | None = session_start.default_vad() if self._default_vad else vad  # type: ignore[assignment]
+        self._tools = list(tools) if is_given(tools) else []
+        self._tool_handling = tool_handling
+        self._mcp_servers = list(mcp_servers) if is_given(mcp_servers) and mcp_servers else None
+        self._expressive: bool | ExpressiveOptions = expressive
+        self._userdata: Userdata_T | None = userdata if is_given(userdata) else None
+        self._video_sampler = (
+            VoiceActivityVideoSampler() if isinstance(video_sampler, NotGiven) else video_sampler
+        )
+        self._history = ChatContext.empty()
+        self._keyterms = KeytermDetector(self)
+        self._input = AgentInput(
+            self._on_video_input_changed,
+            self._on_audio_input_changed,
+            audio_enabled_cb=self._on_audio_enabled_changed,
+        )
+        self._output = AgentOutput(
+            self._on_video_output_changed,
+            self._on_audio_output_changed,
+            self._on_text_output_changed,
+        )
+        self._errors = ErrorBudget(self._conn_options.max_unrecoverable_errors)
+        self._state = ConversationState(self)
+        self._idle = IdleWatch(self)
+        self._progress = Progress()
+        self._former_tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+        self._close_scope = TaskScope("session close")
+        self._closing_task: asyncio.Task[None] | None = None
+        self._agent: Agent | None = None
+        self._current_agent: Agent | None = None
+        self._begin_life()
+        if isinstance(self._llm, LLM):
+            self._llm.prewarm()
+
+    def _begin_life(self) -> None:
+        """Forget whatever a former run left behind."""
+        self._scope = TaskScope("session")
+        self._activity_lock = asyncio.Lock()
+        self._handoffs = Handoffs(self, self._scope)
+        self._inputs = SessionInputs(self)
+        self._started = False
+        self._had_activity = False
+        self._start_task: asyncio.Task[Any] | None = None
+        self._close: SessionClose | None = None
+        self._closing_waiter: asyncio.Future[None] | None = None
+        self._activity: AgentActivity | None = None
+        self._next_activity: AgentActivity | None = None
+        self._global_run_state: RunResult[Any] | None = None
+        self._recorded_events: list[AgentEvent] = []
+        self._usage = ModelUsageCollector()
+        self._started_at: float | None = None
+        self._recorder_io: Any = None
+        self._session_host: Any = None
+        self._room_io: Any = None
+        self._amd: Any = None
+        self._ivr_activity: Any = None
+        self._tool_mocks: dict[type[Agent], dict[str, Callable[..., Any]]] = {}
+
+    # -- what it has ----------------------------------------------------------------------------
+
+    @property
+    def userdata(self) -> Userdata_T:
+        """What was passed as `userdata`. Raises ValueError when unset."""
+        if self._userdata is None:
+            raise ValueError("AgentSession userdata is not set")
+        return self._userdata
+
+    @userdata.setter
+    def userdata(self, value: Userdata_T) -> None:
+        self._userdata = value
+
+    @property
+    def input(self) -> AgentInput:
+        """Where the user's audio and video come from; assignable at any time."""
+        return self._input
+
+    @property
+    def output(self) -> AgentOutput:
+        """Where the agent's audio, transcript and video go; assignable at any time."""
+        return self._output
+
+    @property
+    def options(self) -> AgentSessionOptions:
+        """The resolved options."""
+        return self._options
+
+    @property
+    def conn_options(self) -> SessionConnectOptions:
+        """How the session connects to its models."""
+        return self._conn_options
+
+    @property
+    def history(self) -> ChatContext:
+        """The whole conversation, over all agents and runs. Live; a close does not clear it."""
+        return self._history
+
+    @property
+    def stt(self) -> stt_module.STT | None:
+        """The session's STT, for agents that bring none."""
+        return self._stt
+
+    @property
+    def llm(self) -> Any:
+        """The session's LLM or realtime model, for agents that bring none."""
+        return self._llm
+
+    @property
+    def tts(self) -> tts_module.TTS | None:
+        """The session's TTS, for agents that bring none."""
+        return self._tts
+
+    @property
+    def vad(self) -> vad_module.VAD | None:
+        """The session's VAD, for agents that bring none."""
+        return self._vad
+
+    @property
+    def tools(self) -> list[llm_module.Tool | llm_module.Toolset]:
+        """The tools that every agent has."""
+        return self._tools
+
+    @property
+    def mcp_servers(self) -> list[llm_module.mcp.MCPServer] | None:
+        """Deprecated: pass an `MCPToolset` in `tools`."""
+        return self._mcp_servers
+
+    @property
+    def turn_detection(self) -> TurnDetectionMode | None:
+        """How the end of a user turn is found; None chooses automatically."""
+        return self._options.turn_handling.get("turn_detection")
+
+    @property
+    def interruption_detection(self) -> NotGivenOr[Any]:
+        """The interruption mode that was given, or NOT_GIVEN."""
+        return self._options.interruption.get("mode", NOT_GIVEN)
+
+    @property
+    def keyterms(self) -> list[str]:
+        """Static and detected keyterms, without duplicates."""
+        return self._keyterms.keyterms
+
+    @property
+    def usage(self) -> AgentSessionUsage:
+        """Tokens, characters and audio seconds used in this run, per model."""
+        return AgentSessionUsage(model_usage=self._usage.flatten())
+
+    @property
+    def amd(self) -> Any:
+        """The active answering machine detection, or None."""
+        return self._amd
+
+    @property
+    def room_io(self) -> Any:
+        """The connection to the room. Raises RuntimeError when started without one."""
+        if self._room_io is None:
+            raise RuntimeError(
+                "Cannot access room_io when the AgentSession was not started with a room"
+            )
+        return self._room_io
+
+    @property
+    def current_speech(self) -> SpeechHandle | None:
+        """The speech that plays, or None."""
+        return self._activity.current_speech if self._activity is not None else None
+
+    @property
+    def user_state(self) -> UserState:
+        """What the user does: "speaking", "listening" or "away"."""
+        return self._state.user
+
+    @property
+    def agent_state(self) -> AgentState:
+        """What the agent does: "initializing", "listening", "thinking" or "speaking"."""
+        return self._state.agent
+
+    @property
+    def current_agent(self) -> Agent:
+        """The agent on duty; stays after a close. Raises RuntimeError before the first."""
+        if self._current_agent is None:
+            raise RuntimeError("VoiceAgent isn't running")
+        return self._current_agent
+
+    # -- start ----------------------------------------------------------------------------------
+
+    async def start(
+        self,
+        agent: Agent,
+        *,
+        capture_run: bool = False,
+        room: NotGivenOr[rtc.Room] = NOT_GIVEN,
+        room_options: NotGivenOr[Any] = NOT_GIVEN,
+        session_host: NotGivenOr[bool] = NOT_GIVEN,
+        record: NotGivenOr[bool | RecordingOptions] = NOT_GIVEN,
+        room_input_options: NotGivenOr[Any] = NOT_GIVEN,
+        room_output_options: NotGivenOr[Any] = NOT_GIVEN,
+    ) -> RunResult[Any] | None:
+        """Start the conversation. Does not wait for the agent's `on_enter`.
+
+        On a started session it returns None and ignores its arguments. During a close it waits
+        for the end of the close first. If it fails, or is cancelled, everything it had begun is
+        closed again, and the session can be started anew.
+
+        Args:
+            agent: Who has the floor first.
+            capture_run: Await and return a `RunResult` of what `on_enter` produced.
+            room: A LiveKit room to hear and speak in.
+            room_options: How to use the room.
+            session_host: Whether remote clients may follow the session; on by default.
+            record: What to record.
+
+        Raises:
+            RuntimeError: "session closed" if the session was closed meanwhile.
+        """
+        await session_start.wait_for_former_close(self)
+        if self._started:
+            return None
+        request = session_start.StartRequest(
+            agent=agent,
+            capture_run=capture_run,
+            room=room,
+            room_options=room_options,
+            session_host=session_host,
+            record=record,
+            room_input_options=room_input_options,
+            room_output_options=room_output_options,
+        )
+        return await session_start.start(self, request)
+
+    async def __aenter__(self) -> AgentSession[Userdata_T]:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    # -- speaking -------------------------------------------------------------------------------
+
+    def say(
+        self,
+        text: str | AsyncIterable[str],
+        *,
+        audio: NotGivenOr[AsyncIterable[rtc.AudioFrame]] = NOT_GIVEN,
+        allow_interruptions: NotGivenOr[bool] = NOT_GIVEN,
+        add_to_chat_ctx: bool = True,
+    ) -> SpeechHandle:
+        """Speak a given text.
+
+        Args:
+            text: What to say, whole or as a stream.
+            audio: Audio to play instead of synthesising it.
+            allow_interruptions: Whether the user may interrupt; the agent's setting by default.
+            add_to_chat_ctx: Whether it goes to the history.
+
+        Raises:
+            RuntimeError: When the session does not run or is closing, or when there is no way to
+                make audio of the text.
+        """
+        handle = self._activity_for_speech("say").say(
+            text,
+            audio=audio,
+            allow_interruptions=allow_interruptions,
+            add_to_chat_ctx=add_to_chat_ctx,
+        )
+        self._watch(handle)
+        return handle
+
+    def generate_reply(
+        self,
+        *,
+        user_input: NotGivenOr[str | ChatMessage] = NOT_GIVEN,
+        instructions: NotGivenOr[str | llm_module.Instructions] = NOT_GIVEN,
+        tool_choice: NotGivenOr[llm_module.ToolChoice] = NOT_GIVEN,
+        tools: NotGivenOr[list[str]] = NOT_GIVEN,
+        allow_interruptions: NotGivenOr[bool] = NOT_GIVEN,
+        chat_ctx: NotGivenOr[ChatContext] = NOT_GIVEN,
+        input_modality: Any = "text",
+    ) -> SpeechHandle:
+        """Let the LLM answer.
+
+        Args:
+            user_input: What the user said; becomes a user message in the history.
+            instructions: Extra instructions for this reply.
+            tool_choice: Whether and which tools to use.
+            tools: Ids of the only tools this reply may use.
+            allow_interruptions: Whether the user may interrupt; the agent's setting by default.
+            chat_ctx: The context to answer from; the agent's history by default.
+            input_modality: How the input came in: "text" or "audio".
+
+        Raises:
+            RuntimeError: When the session does not run or is closing, or has no LLM.
+            ValueError: For an unknown tool id.
+        """
+        activity = self._activity_for_speech("generate_reply")
+        message: NotGivenOr[ChatMessage] = NOT_GIVEN
+        if isinstance(user_input, str):
+            message = ChatMessage(role="user", content=[user_input])
+        elif isinstance(user_input, ChatMessage):
+            message = user_input
+        handle = activity.replies.generate_reply(
+            user_message=message,
+            chat_ctx=chat_ctx if is_given(chat_ctx) else None,
+            instructions=instructions,
+            tool_choice=tool_choice,
+            tools=tools,
+            allow_interruptions=allow_interruptions,
+            input_details=InputDetails(modality=input_modality),
+        )
+        self._watch(handle)
+        return handle
+
+    def run(
+        self,
+        *,
+        user_input: str,
+        input_modality: Any = "text",
+        output_type: type[Run_T] | None = None,
+        output_options: NotGivenOr[RunOutputOptions | None] = NOT_GIVEN,
+    ) -> RunResult[Run_T]:
+        """Answer `user_input` and collect what happens; await the result. For tests and batch use.
+
+        Raises:
+            RuntimeError: When a run is unfinished ("nested runs are not supported"), or as
+                `generate_reply` does.
+        """
+        from .run_result import start_run
+
+        return start_run(
+            self,
+            user_input=user_input,
+            input_modality=input_modality,
+            output_type=output_type,
+            output_options=output_options,
+        )
+
+    def interrupt(self, *, force: bool = False) -> asyncio.Future[None]:
+        """Interrupt what is said and queued; the future resolves when the history is up to date.
+
+        Raises:
+            RuntimeError: When the session does not run, or the current speech disallows it and
+                `force` is False.
+        """
+        return self._activity_or_raise().interrupt(force=force)
+
+    def commit_user_turn(
+        self,
+        *,
+        transcript_timeout: float = 2.0,
+        stt_flush_duration: float = 2.0,
+        skip_reply: bool = False,
+    ) -> asyncio.Future[str]:
+        """End the user's turn now; the future gives its transcript.
+
+        Args:
+            transcript_timeout: Seconds to wait for a final transcript.
+            stt_flush_duration: Seconds of silence pushed into an STT that can't be flushed, when
+                no audio comes in.
+            skip_reply: Keep the words in the history but don't answer.
+        """
+        return self._activity_or_raise().commit_user_turn(
+            transcript_timeout=transcript_timeout,
+            stt_flush_duration=stt_flush_duration,
+            skip_reply=skip_reply,
+        )
+
+    def clear_user_turn(self) -> None:
+        """Forget what the user has said in the pending turn."""
+        self._activity_or_raise().clear_user_turn()
+
+    def update_agent(self, agent: Agent) -> None:
+        """Hand over to `agent`: the present one finishes and says goodbye, in the background.
+
+        Raises:
+            RuntimeError: When the session is closing or was closed.
+        """
+        self._refuse_former_life()
+        if self._is_closing or (self._closing_task is not None and not self._started):
+            raise RuntimeError("AgentSession is closing, cannot use update_agent()")
+        self._current_agent = agent
+        if self._activity is None:
+            return
+        self._activity.block_user_turns()
+        transition = self._handoffs.request(agent)
+        if self._global_run_state is not None:
+            self._global_run_state._watch_task(transition)
+
+    def update_options(
+        self,
+        *,
+        endpointing_opts: NotGivenOr[EndpointingOptions] = NOT_GIVEN,
+        turn_detection: NotGivenOr[TurnDetectionMode | None] = NOT_GIVEN,
+        keyterms: NotGivenOr[list[str]] = NOT_GIVEN,
+        expressive: NotGivenOr[bool | ExpressiveOptions] = NOT_GIVEN,
+        min_endpointing_delay: NotGivenOr[float] = NOT_GIVEN,
+        max_endpointing_delay: NotGivenOr[float] = NOT_GIVEN,
+    ) -> None:
+        """Change options of the running session; applied at once.
+
+        `turn_detection=None` returns to automatic selection. `keyterms` replaces the static ones.
+        `min_endpointing_delay` and `max_endpointing_delay` are deprecated.
+        """
+        warn_deprecated_aliases(
+            min_endpointing_delay=min_endpointing_delay,
+            max_endpointing_delay=max_endpointing_delay,
+        )
+        delays = {"min_delay": min_endpointing_delay, "max_delay": max_endpointing_delay}
+        given = {key: value for key, value in delays.items() if is_given(value)}
+        if given:
+            endpointing_opts = cast("EndpointingOptions", given)
+        if is_given(endpointing_opts):
+            new = {k: v for k, v in endpointing_opts.items() if v is not None}
+            self._options.endpointing_overrides = cast(
+                "EndpointingOptions", {**self._options.endpointing_overrides, **new}
+            )
+            self._options.turn_handling["endpointing"] = cast(
+                "EndpointingOptions", {**self._options.endpointing, **new}
+            )
+        if not isinstance(turn_detection, NotGiven):
+            if turn_detection is None:
+                self._options.turn_handling.pop("turn_detection", None)
+            else:
+                self._options.turn_handling["turn_detection"] = turn_detection
+        if is_given(keyterms):
+            self._keyterms.update_static(keyterms)
+        if is_given(expressive):
+            self._expressive = expressive
+        if self._activity is not None:
+            self._activity.update_options(
+                endpointing_opts=endpointing_opts, turn_detection=turn_detection
+            )
+
+    def reset_away_timer(self) -> None:
+        """Somebody is there: leave "away" and start the away timer anew."""
+        if not self._started or self._is_closing or self._options.user_away_timeout is None:
+            return
+        if self._state.user == "away":
+            self._state.set_user("listening")
+        self._state.arm_away()
+
+    async def wait_for_idle(self) -> AgentActivity:
+        """Return the current activity once nobody speaks, is about to, or decides whether to.
+
+        Raises:
+            RuntimeError: When the session does not run.
+            ActivityClosedError: When it is closing.
+        """
+        return await self._idle.wait_for_session()
+
+    @asynccontextmanager
+    async def _claim_user_turn(self) -> AsyncIterator[None]:
+        """Act for the user: the user counts as speaking meanwhile. Re-entrant."""
+        self._state.claim_user_turn()
+        try:
+            yield
+        finally:
+            activity = self._activity
+            self._state.release_user_turn(
+                silent=activity is None or activity.scheduler.user_silent.is_open
+            )
+            self._idle.changed()
+
+    # -- closing --------------------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """Let the current agent finish: `on_exit`, then what is queued. Speech is refused after.
+
+        Raises:
+            RuntimeError: When the session does not run.
+        """
+        await self._activity_or_raise().drain()
+
+    def shutdown(self, *, drain: bool = True) -> None:
+        """Close in the background. Does nothing when the session does not run.
+
+        Args:
+            drain: First let what was begun end by itself: speech, tools, `on_exit`. With False,
+                the same as `aclose()`, and a graceful close that is already running becomes a
+                forced one.
+        """
+        self._close_soon(reason=CloseReason.USER_INITIATED, drain=drain)
+
+    async def aclose(self) -> None:
+        """Close now, and return when the session is closed. Never raises because of a component.
+
+        Speech is interrupted; speech, hooks and tools together get `forced_drain_timeout`.
+        Joins a close that is already running; a graceful one is given as long as it progresses.
+        Safe to call from a tool, a hook or a handler, and repeatedly. Cancelling the caller
+        cancels its wait, not the close.
+        """
+        if self._is_closing:
+            assert self._close is not None
+            self._close.join_draining()
+        else:
+            self._close_soon(reason=CloseReason.USER_INITIATED)
+        task, close = self._closing_task, self._close
+        if task is None or task.done() or close is None or task is asyncio.current_task():
+            return
+        close.excuse_caller()
+        await asyncio.wait((task,))
+
+    def _close_soon(self, *, reason: CloseReason, drain: bool = False, error: Any = None) -> None:
+        """Begin to close in a task of the session's own, or join the close that runs."""
+        if self._is_closing:
+            assert self._close is not None
+            if reason is CloseReason.JOB_SHUTDOWN:
+                self._close.join_draining()
+            elif not drain:
+                self._close.escalate(reason.value)
+            return
+        if not self._started and self._start_task is None:
+            return
+        self._close = SessionClose(self, reason=reason, drain=drain, error=error)
+        self._closing_task = self._close_scope.spawn(
+            self._aclose_impl(reason=reason, drain=drain, error=error), name="close session"
+        )
+        self._state.stop()
+        if not self._closing_fut.done():
+            self._closing_fut.set_result(None)
+        self._idle.changed()
+
+    async def _aclose_impl(
+        self, *, reason: CloseReason, drain: bool = False, error: Any = None
+    ) -> None:
+        """The body of the one close of this run: see `SessionClose.run`."""
+        assert self._close is not None
+        await self._close.run()
+
+    @property
+    def _is_closing(self) -> bool:
+        return self._closing_task is not None and not self._closing_task.done()
+
+    @property
+    def _closing_fut(self) -> asyncio.Future[None]:
+        """Resolved when a close begins. Shared: wait for it with `asyncio.wait`."""
+        if self._closing_waiter is None:
+            self._closing_waiter = asyncio.get_running_loop().create_future()
+            if self._is_closing:
+                self._closing_waiter.set_result(None)
+        return self._closing_waiter
+
+    def _teardown_plan(self) -> ClosePlan:
+        """A plan for ending one activity in ordinary life, with the session's budgets."""
+        return ClosePlan(self._options.close_budgets)
+
+    async def _close_amd(self) -> None:
+        if self._amd is not None:
+            await self._amd.aclose()
+
+    def _detach_inputs(self, plan: ClosePlan) -> None:
+        self._detach(plan, self._input, "audio", "video")
+
+    def _detach_outputs(self, plan: ClosePlan) -> None:
+        self._detach(plan, self._output, "audio", "transcription", "video")
+
+    def _detach(self, plan: ClosePlan, side: Any, *names: str) -> None:
+        """Let go of inputs or outputs; an awaitable that a detach returns is awaited, bounded."""
+        for name in names:
+            io = getattr(side, name)
+            if io is None:
+                continue
+            try:
+                result = side._detach(name)
+            except Exception:
+                logger.exception("detaching %s failed", io)
+                continue
+            if hasattr(result, "__await__"):
+                step = Step(f"detach {name}", lambda waited=result: waited)  # type: ignore[misc]
+                plan.beside(plan.run(step), f"detach {name}")
+
+    def _component_steps(self) -> list[Step]:
+        """What the session itself has to end: recorder, IVR, its toolsets, models it made."""
+        return session_start.component_steps(self)
+
+    def _room_steps(self) -> list[Step]:
+        host, room, self._session_host = self._session_host, self._room_io, None
+        steps = [Step("session host", host.aclose)] if host is not None else []
+        if room is not None:
+            steps.append(Step("room", room.aclose))
+        return steps
+
+    def _end_life(self, spared: frozenset[asyncio.Task[Any]], error: Any) -> None:
+        """Back to the state before the first start; survivors are barred from coming back."""
+        for task in spared:
+            if not task.done():
+                self._former_tasks.add(task)
+        self._room_io = None
+        if self._global_run_state is not None and not self._global_run_state.done():
+            suffix = f": {error}" if error is not None else ""
+            self._global_run_state._fail(RuntimeError(f"session closed{suffix}"))
+        self._global_run_state = None
+        self._activity = self._next_activity = None
+        self._started, self._start_task = False, None
+        self._state.reset()
+        self._errors.reset()
+        self._idle.reset()
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _activity_or_raise(self) -> AgentActivity:
+        if self._activity is None:
+            raise RuntimeError("AgentSession isn't running")
+        return self._activity
+
+    def _refuse_former_life(self) -> None:
+        if asyncio.current_task() in self._former_tasks:
+            raise RuntimeError(
+                "the session run that this task belongs to has closed; it can't act on a later one"
+            )
+
+    def _activity_for_speech(self, method: str) -> AgentActivity:
+        """The activity that speaks now: the current one, or the next one of a handoff."""
+        self._refuse_former_life()
+        activity = self._activity_or_raise()
+        if self._is_closing:
+            assert self._close is not None
+            if not self._close.graceful and not in_exit_hook.get():
+                raise RuntimeError(f"AgentSession is closing, cannot use {method}()")
+        if not activity.scheduler.paused:
+            return activity
+        if self._next_activity is not None and not self._next_activity.scheduler.paused:
+            return self._next_activity
+        if self._handoffs.in_progress or activity.paused_for_inline:
+            raise RuntimeError(
+                f"an agent transition is in progress, cannot use {method}() until it is over"
+            )
+        raise RuntimeError(f"AgentSession is closing, cannot use {method}()")
+
+    def _watch(self, handle: SpeechHandle) -> None:
+        if self._global_run_state is not None:
+            self._global_run_state._watch_handle(handle)
+
+    def emit(self, event: EventTypes, *args: Any) -> None:
+        """Record the event for the session's report, and call its handlers."""
+        if event != "debug_message":
+            self._recorded_events.extend(args[:1])
+        super().emit(event, *args)
+
+    def on(self, event: EventTypes, callback: Callable[..., Any] | None = None) -> Any:
+        """Register a handler, directly or as a decorator. Coroutine functions are refused."""
+        if event == "metrics_collected":
+            logger.warning(
+                "metrics_collected is deprecated: use session_usage_updated for usage, and "
+                "ChatMessage.metrics for latencies"
+            )
+        return super().on(event, callback)
+
+    def _add_to_history(self, item: ChatItem) -> None:
+        self._history.insert(item)
+        if isinstance(item, ChatMessage):
+            self._conversation_item_added(item)
+
+    def _conversation_item_added(self, item: Any) -> None:
+        self.emit("conversation_item_added", ConversationItemAddedEvent(item=item))
+
+    def _commit_handoff(self, item: Any, *, old_agent: Any, new_agent: Any) -> None:
+        self._history.insert(item)
+        if self._global_run_state is not None:
+            self._global_run_state._agent_handoff(
+                item=item, old_agent=old_agent, new_agent=new_agent
+            )
+        self._conversation_item_added(item)
+
+    def _update_agent_state(self, state: AgentState, *, at: float | None = None) -> None:
+        self._state.set_agent(state, at=at)
+
+    def _update_user_state(
+        self, state: UserState, *, last_speaking_time: float | None = None
+    ) -> None:
+        self._state.set_user(state, last_speaking_time=last_speaking_time)
+
+    @property
+    def _aec_warmup_active(self) -> bool:
+        return self._state.warmup_active
+
+    @property
+    def _user_turn_claimed(self) -> bool:
+        return self._state.turn_claimed
+
+    @property
+    def _audio_epoch(self) -> float | None:
+        recording = getattr(self._recorder_io, "recording_started_at", None)
+        return recording if recording is not None else self._started_at
+
+    @property
+    def _hears(self) -> bool:
+        return self._input.audio is not None and self._input.audio_enabled
+
+    def _may_go_away(self) -> bool:
+        """Whether the user could go away: nothing runs for them, and they are there."""
+        activity = self._activity
+        if not self._started or self._is_closing:
+            return False
+        if activity is not None and activity.tool_executor.running:
+            return False
+        return self._room_io is None or bool(self._room_io._linked_and_subscribed())
+
+    def _on_metrics(self, metrics: Any) -> None:
+        self._usage.collect(metrics)
+        self.emit("metrics_collected", MetricsCollectedEvent(metrics=metrics))
+        self.emit("session_usage_updated", SessionUsageUpdatedEvent(usage=self.usage))
+
+    def _on_error(self, error: Any, source: Any) -> None:
+        """A component failed: tell the handlers, and close when it can't be borne any longer."""
+        self.emit("error", ErrorEvent(error=error, source=source))
+        if self._is_closing or getattr(error, "recoverable", False):
+            return
+        kind = str(getattr(error, "type", "")).removesuffix("_error")
+        if kind in ("llm", "stt", "tts") and not self._errors.count(kind):
+            return
+        cause = getattr(error, "error", error)
+        logger.error(
+            "AgentSession is closing due to unrecoverable error: %s", cause, exc_info=cause
+        )
+        self._close_soon(reason=CloseReason.ERROR, error=error)
+
+    def _on_handoff_failed(self, agent: Agent, error: Exception) -> None:
+        """The old agent may be gone already: keep `current_agent` truthful."""
+        if self._activity is not None and not self._activity.closed:
+            self._current_agent = self._activity.agent
+        self.emit("error", ErrorEvent(error=error, source=agent))
+
+    def _on_audio_input_changed(self) -> None:
+        if self._started:
+            self._inputs.refresh_audio()
+
+    def _on_video_input_changed(self) -> None:
+        if self._started:
+            self._inputs.refresh_video()
+
+    def _on_audio_enabled_changed(self, enabled: bool) -> None:
+        if enabled or self._state.user != "speaking":
+            return
+        if self._activity is not None and self._activity.recognition is not None:
+            self._activity.recognition.on_input_disabled()
+        else:
+            self._state.set_user("listening")
+
+    def _on_audio_output_changed(self) -> None:
+        audio = self._output.audio
+        if (
+            self._started
+            and audio is not None
+            and not audio.can_pause
+            and self._options.interruption["resume_false_interruption"]
+        ):
+            logger.warning(
+                "resume_false_interruption is on, but the audio output %s can't pause: false "
+                "interruptions will end the agent's speech",
+                audio.label,
+            )
+
+    def _on_video_output_changed(self) -> None:
+        """Nothing to do: the next reply looks at the output when it starts."""
+
+    def _on_text_output_changed(self) -> None:
+        """Nothing to do: the next reply looks at the output when it starts."""
+
+
+__all__ = [
+    "DEFAULT_EXPRESSIVE_OPTIONS",
+    "DEFAULT_SPEECH_STEERING_OPTIONS",
+    "DEFAULT_TTS_TEXT_TRANSFORMS",
+    "AgentSession",
+    "AgentSessionOptions",
+    "ExpressiveOptions",
+    "NonverbalOptions",
+    "RecordingOptions",
+    "Run_T",
+    "SessionConnectOptions",
+    "SpeechSteeringOptions",
+    "Userdata_T",
+    "VoiceActivityVideoSampler",
+    "resolve_expressive_options",
+]

@@ -1,0 +1,354 @@
+"""How a session closes, from top to bottom on one page.
+
+`SessionClose.run` is the whole story. A *graceful* close first lets everything that was begun end
+by itself; a *forced* close gives all of it together `forced_drain_timeout` seconds. Then both do
+the same: cut off what is left, tear down, emit `close`, leave the room. Nothing below waits for a
+lock, and every wait has an end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from ..log import logger
+from ..utils.aio import Deadline, wait_until
+from ._context import current_function_call, current_speech_handle, inline_owner, speech_task
+from .closing import COMMIT_MARGIN, KILL, ClosePlan, CloseReport, StallWatch, Step
+from .events import CloseEvent, CloseReason
+
+if TYPE_CHECKING:
+    from .agent_activity import AgentActivity
+    from .agent_session import AgentSession
+
+
+class SessionClose:
+    """One close of one session: requested once, run once, joined by everyone else."""
+
+    def __init__(
+        self, session: AgentSession[Any], *, reason: CloseReason, drain: bool, error: Any
+    ) -> None:
+        self._session = session
+        self._reason = reason
+        self._error = error
+        self._budgets = session.options.close_budgets
+        self._report = CloseReport(forced=not drain)
+        self._plan = ClosePlan(self._budgets, self._report)
+        loop = asyncio.get_running_loop()
+        self._wake: asyncio.Future[None] = loop.create_future()
+        self._graceful = drain
+        self._forced_at = None if drain else loop.time()
+        self._joined_at: float | None = None
+        self._spare: set[asyncio.Task[Any]] = set()
+        self._hearing: asyncio.Task[None] | None = None
+        self._activities: list[AgentActivity] = []
+
+    # -- what others may ask while it runs -------------------------------------------------------
+
+    @property
+    def graceful(self) -> bool:
+        """Whether it still waits for everything to end by itself."""
+        return self._graceful
+
+    @property
+    def report(self) -> CloseReport:
+        """What it has done so far."""
+        return self._report
+
+    def escalate(self, by: str) -> None:
+        """A forced request during a graceful close ends the patience. Idempotent."""
+        if not self._graceful or self._forced_at is not None:
+            return
+        self._report.escalated, self._report.escalated_by = True, by
+        self._turn_forced()
+
+    def join_draining(self) -> None:
+        """Somebody waits in `aclose()`: a drain without progress is cut off after a while."""
+        if self._graceful and self._joined_at is None:
+            self._joined_at = asyncio.get_running_loop().time()
+            self._signal()
+
+    def excuse_caller(self) -> None:
+        """Whoever asks from inside a tool or hook waits for the close, so it must not wait back."""
+        chain = _caller_chain()
+        if not chain:
+            return
+        logger.warning(
+            "the session was asked to close from inside %s, which the close won't wait for",
+            ", ".join(sorted(task.get_name() for task in chain)),
+        )
+        self._spare |= chain
+        handle = current_speech_handle.get()
+        for activity in self._session._handoffs.stacked_activities():
+            activity.scheduler.block(chain, handle)
+            for task in chain:
+                activity.tool_executor.block(task)
+        self._signal()
+
+    def _turn_forced(self) -> None:
+        self._forced_at = asyncio.get_running_loop().time()
+        self._graceful = False
+        self._report.forced = True
+        self._signal()
+
+    def _signal(self) -> None:
+        if not self._wake.done():
+            self._wake.set_result(None)
+
+    # -- the plan ---------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Close the session. Runs once, in a task of its own that no caller can cancel."""
+        try:
+            await self._plan.run(Step("start in progress", self._settle_start))
+            try:
+                await self._settle()
+            finally:
+                self._cut_off()
+                await self._tear_down()
+        finally:
+            self._session._started = False
+            self._emit_close()
+            try:
+                await self._leave_room()
+            finally:
+                self._finish()
+
+    async def _settle_start(self) -> None:
+        """A start in progress may end by itself; when its time is over it is cancelled."""
+        start = self._session._start_task
+        if start is not None and not start.done():
+            grace = min(KILL, self._budgets.teardown / 2)
+            if await wait_until(start, self._budgets.teardown - 2 * grace):
+                start.cancel()
+                await wait_until(start, grace)
+
+    async def _settle(self) -> None:
+        """Let what was begun end: for as long as it takes, or within the forced allowance."""
+        self._activities = self._session._handoffs.stacked_activities()
+        for activity in self._activities:
+            activity.begin_close()
+        early = [
+            Step("answering machine detection", self._session._close_amd),
+            Step("keyterm detection", self._session._keyterms.aclose),
+        ]
+        self._plan.beside(self._plan.run(*early, deadline=self._close_by()), "detectors")
+        if not self._graceful:
+            self._force()
+        unwinding = self._plan.beside(self._unwind(), "drain")
+        await self._wait_gracefully(unwinding)
+        if not unwinding.done():
+            if self._hearing is None:
+                self._force()
+            allowance = self._budgets.forced_drain
+            await wait_until(unwinding, Deadline(self._left(allowance)))
+            if not unwinding.done():
+                self._plan.culprits.extend(self._unsettled("did not end in time"))
+                self._cut_off()
+                await wait_until(unwinding, KILL / 2)
+
+    def _force(self) -> None:
+        """Interrupt all speech, cancel what may be cancelled, and end listening beside it."""
+        session = self._session
+        session._handoffs.cancel_transition()
+        for activity in self._activities:
+            activity.tool_executor.cancel_cancellable()
+            activity.interrupt(force=True)
+            for handle in activity.scheduler.live_handles():
+                handle._disarm_interruption_timeout()
+        self._hearing = self._plan.beside(self._end_hearing(), "hearing")
+
+    async def _unwind(self) -> None:
+        """From the current agent down to the first: farewell, last speech, give the floor back."""
+        session = self._session
+        if session._handoffs.transition is not None:
+            await asyncio.wait((session._handoffs.transition,))
+        if self._forced_at is not None:
+            live = [h for a in self._activities for h in a.scheduler.live_handles()]
+            await wait_until([handle._done_fut for handle in live], min(KILL, self._left(KILL)))
+        for activity in session._handoffs.stacked_activities():
+            if activity not in self._activities:
+                self._activities.append(activity)
+                activity.begin_close()
+            call = session._handoffs.call_of(activity)
+            if call is not None and self._forced_at is None:
+                await activity.drain()
+                if not call.task.done():
+                    call.parent.interrupt(force=True)
+            if call is not None:
+                call.task.cancel()
+            await activity.drain()
+            await activity.tool_executor.drain(None)
+            if call is not None:
+                session._handoffs.hand_back(call)
+
+    async def _wait_gracefully(self, unwinding: asyncio.Task[None]) -> None:
+        """Wait for the drain until it is over, capped, escalated, or without progress for long."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        watch = StallWatch(started)
+        while self._graceful and not unwinding.done():
+            progress = self._session._progress.last
+            warn_at = watch.due_at(progress)
+            cut_at = self._cut_graceful_at(started, progress)
+            await asyncio.wait(
+                (unwinding, self._wake),
+                timeout=max(0.0, min(warn_at, cut_at) - loop.time()),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if self._wake.done() and self._graceful:
+                self._wake = loop.create_future()
+            if unwinding.done():
+                return
+            if loop.time() >= self._cut_graceful_at(started, self._session._progress.last):
+                joined = self._joined_at is not None
+                self._turn_forced()
+                if joined:  # the waiter's allowance is spent already
+                    self._budget_spent()
+            elif loop.time() >= watch.due_at(self._session._progress.last):
+                watch.warned()
+                logger.warning(
+                    "the session waits to close and nothing moves: %s",
+                    "; ".join(self._unsettled("is still running")) or "an unfinished drain",
+                )
+
+    def _cut_graceful_at(self, started: float, progress: float) -> float:
+        cut_at = float("inf")
+        if self._budgets.drain is not None:
+            cut_at = started + self._budgets.drain
+        if self._joined_at is not None:
+            patience = max(self._joined_at, progress) + self._budgets.forced_drain
+            cut_at = min(cut_at, patience)
+        return cut_at
+
+    def _budget_spent(self) -> None:
+        assert self._forced_at is not None
+        self._forced_at -= self._budgets.forced_drain
+
+    # -- hearing ----------------------------------------------------------------------------------
+
+    async def _end_hearing(self) -> None:
+        """Save the user's last words, then end STT, VAD and detectors, side by side."""
+        self._session._detach_inputs(self._plan)
+        if self._reason is not CloseReason.ERROR:
+            commit = [
+                Step("last transcript", self._commit_of(a), budget=self._commit_budget())
+                for a in self._activities
+                if a.recognition is not None and a.recognition.turn_pending
+            ]
+            await self._plan.run(*commit, deadline=self._close_by(KILL))
+        steps = [step for activity in self._activities for step in activity.hearing_steps()]
+        await self._plan.run(*steps, deadline=self._close_by())
+
+    def _commit_of(self, activity: AgentActivity) -> Any:
+        recognition = activity.recognition
+        assert recognition is not None
+        return lambda: recognition.commit_for_close(self._budgets.transcript)
+
+    def _commit_budget(self) -> float:
+        return self._budgets.transcript + COMMIT_MARGIN + KILL
+
+    # -- cutting off and tearing down ---------------------------------------------------------------
+
+    def _cut_off(self) -> None:
+        """End speech, hooks and tools that did not settle: no lock, no waiting. Idempotent."""
+        if self._forced_at is None:
+            self._forced_at = asyncio.get_running_loop().time()  # a drain that ended by itself
+        spare = frozenset(self._spare)
+        for activity in {*self._activities, *self._session._handoffs.stacked_activities()}:
+            if activity not in self._activities:
+                self._activities.append(activity)
+            self._report.cut_off += [h.id for h in activity.cut_off(spare=spare)]
+        for call in list(self._session._handoffs.stack):
+            if not call.task.done():
+                call.task.cancel()
+            self._session._handoffs.hand_back(call)
+        self._session._handoffs.cancel_transition()
+
+    async def _tear_down(self) -> None:
+        """End whatever connects to a provider or holds a resource. Independent parts side by side."""
+        session, plan, by = self._session, self._plan, self._close_by()
+        spare = frozenset(self._spare)
+        for activity in self._activities:
+            plan.survived(await activity.reap(KILL / 2, spare=spare))
+        if self._hearing is None:
+            self._hearing = plan.beside(self._end_hearing(), "hearing")
+        await wait_until(self._hearing, by)
+        session._detach_outputs(plan)
+        steps = [
+            Step("input forwarding", lambda: session._inputs.aclose(self._budgets.teardown - KILL))
+        ]
+        for activity in self._activities:
+            steps += activity.model_steps() + activity.toolset_steps() + activity.end_steps()
+        steps += session._component_steps()
+        await plan.run(*steps, deadline=by)
+        for activity in self._activities:
+            activity.release_subscriptions()
+            activity._release_agent()
+        session._activity = None
+
+    def _emit_close(self) -> None:
+        self._plan.warn_once()
+        if self._session._had_activity:
+            self._session.emit(
+                "close", CloseEvent(error=self._error, reason=self._reason, report=self._report)
+            )
+
+    async def _leave_room(self) -> None:
+        """Host and room go last: a `close` handler may still use them."""
+        plan, session = self._plan, self._session
+        await plan.run(*session._room_steps(), deadline=Deadline(self._left(self._budgets.whole)))
+        plan.survived(await session._scope.cancel(KILL / 2, spare=frozenset(self._spare)))
+        await plan.sweep()
+
+    def _finish(self) -> None:
+        self._session._end_life(frozenset(self._spare), self._error)
+        self._plan.warn_once()
+        self._report.finished_at = time.time()
+        logger.debug(
+            "session closed",
+            extra={"reason": self._reason.value, "error": self._error and repr(self._error)},
+        )
+
+    # -- clocks and names ---------------------------------------------------------------------------
+
+    def _left(self, budget: float) -> float:
+        """Seconds left of `budget`, counted from the forced request; all of it while graceful."""
+        if self._forced_at is None:
+            return budget
+        return max(0.0, self._forced_at + budget - asyncio.get_running_loop().time())
+
+    def _close_by(self, margin: float = 0.0) -> Deadline | None:
+        """The moment by which `close` must be out; None while the close is graceful."""
+        if self._forced_at is None:
+            return None
+        return Deadline(max(0.0, self._left(self._budgets.close_by) - margin))
+
+    def _unsettled(self, what: str) -> list[str]:
+        """Phrases naming what a drain waits for: tools first, they are the usual culprits."""
+        names: list[str] = []
+        for activity in self._activities:
+            for tool in activity.tool_executor.unfinished():
+                names.append(f'tool "{tool.call.name}" (call {tool.call.call_id}) {what}')
+            names += [f"{task.get_name()} {what}" for task in activity.scheduler.unsettled()]
+        return names
+
+
+def _caller_chain() -> set[asyncio.Task[Any]]:
+    """The tasks of a tool or hook that the running code belongs to, if it does."""
+    marks = (inline_owner.get(), speech_task.get())
+    chain = {mark.task for mark in marks if mark is not None and mark.task is not None}
+    handle = current_speech_handle.get()
+    if handle is not None and current_function_call.get() is not None:
+        chain.update(handle._tasks)
+    chain = _unfinished(chain)
+    current = asyncio.current_task()
+    if chain and current is not None:
+        chain.add(current)
+    return chain
+
+
+def _unfinished(tasks: Iterable[asyncio.Task[Any]]) -> set[asyncio.Task[Any]]:
+    return {task for task in tasks if not task.done()}

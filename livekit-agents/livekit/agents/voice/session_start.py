@@ -1,0 +1,198 @@
+"""How a session starts: in a task of its own, so that a close can end a start that hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..log import logger
+from ..types import NotGivenOr
+from ..utils import is_given
+from .closing import Step
+from .events import CloseReason
+from .session_options import resolve_recording
+
+if TYPE_CHECKING:
+    from .agent import Agent
+    from .agent_session import AgentSession
+    from .run_result import RunResult
+
+
+@dataclass
+class StartRequest:
+    """The arguments of one `start()`."""
+
+    agent: Agent
+    capture_run: bool
+    room: NotGivenOr[Any]
+    room_options: NotGivenOr[Any]
+    session_host: NotGivenOr[bool]
+    record: NotGivenOr[Any]
+    room_input_options: NotGivenOr[Any]
+    room_output_options: NotGivenOr[Any]
+
+
+def default_vad() -> Any:
+    """The VAD of a session that was given none."""
+    from ..inference import VAD
+
+    return VAD(model="silero")
+
+
+def current_job() -> Any:
+    """The job this runs in, or None. A process that never loaded the job module has none."""
+    module = sys.modules.get("livekit.agents.job")
+    return module.get_job_context(required=False) if module is not None else None
+
+
+async def wait_for_former_close(session: AgentSession[Any]) -> None:
+    """A start during a close waits for the close, and then starts a new run."""
+    closing = session._closing_task
+    if closing is not None and not closing.done():
+        await asyncio.wait((closing,))
+
+
+async def start(session: AgentSession[Any], request: StartRequest) -> RunResult[Any] | None:
+    """Run the start in its own task; clean up if it fails or its caller is cancelled."""
+    if session._start_task is not None:  # somebody else starts it: wait, ignore the arguments
+        await asyncio.wait((session._start_task,))
+        return None
+    session._begin_life()
+    run = _begin_run(session) if request.capture_run else None
+    task = session._start_task = session._scope.spawn(
+        _start(session, request), name="start session", log_errors=False
+    )
+    try:
+        await asyncio.wait((task,))
+    except asyncio.CancelledError:
+        task.cancel()
+        await _clean_up(session, None)
+        raise
+    if task.cancelled():
+        await wait_for_former_close(session)
+        raise RuntimeError("session closed")
+    error = task.exception()
+    if error is not None:
+        await _clean_up(session, error)
+        raise error
+    session._start_task = None
+    if run is not None:
+        await run
+    return run
+
+
+def _begin_run(session: AgentSession[Any]) -> RunResult[Any]:
+    from .run_result import RunResult
+
+    if session._global_run_state is not None and not session._global_run_state.done():
+        raise RuntimeError("nested runs are not supported")
+    session._global_run_state = RunResult(output_type=None)
+    return session._global_run_state
+
+
+async def _clean_up(session: AgentSession[Any], error: BaseException | None) -> None:
+    """Close again whatever a start that did not succeed had begun."""
+    session._close_soon(reason=CloseReason.ERROR if error else CloseReason.USER_INITIATED)
+    closing = session._closing_task
+    if closing is not None and not closing.done():
+        await asyncio.wait((closing,))
+
+
+async def _start(session: AgentSession[Any], request: StartRequest) -> None:
+    session._started_at = time.time()
+    _resolve_recording(session, request)
+    session._agent = session._current_agent = request.agent
+    session._state.begin()
+    if is_given(request.room):
+        await _enter_room(session, request)
+    await session._handoffs.switch(request.agent)
+    # no await below: either all of the session runs, or none of it
+    session._started = True
+    session._had_activity = True
+    session._inputs.refresh_audio()
+    session._inputs.refresh_video()
+    session._state.set_agent("listening")
+    session._on_audio_output_changed()
+    logger.debug(
+        "session started",
+        extra={
+            "input_audio": repr(session.input.audio),
+            "output_audio": repr(session.output.audio),
+            "output_transcription": repr(session.output.transcription),
+        },
+    )
+
+
+def _resolve_recording(session: AgentSession[Any], request: StartRequest) -> None:
+    job = current_job()
+    record = request.record
+    if not is_given(record):
+        record = bool(job is not None and job.job.enable_recording)
+    session.options.recording_options = resolve_recording(record)
+    if job is None:
+        return
+    primary = getattr(job, "_primary_agent_session", None)
+    if primary is None or primary is session:
+        job._primary_agent_session = session
+    elif is_given(request.record) and any(session.options.recording_options.values()):
+        raise RuntimeError(
+            "Only one `AgentSession` can be the primary at a time, and only the primary can be "
+            "recorded: start this one with record=False"
+        )
+    else:
+        session.options.recording_options = resolve_recording(False)
+    if session not in job._session_shutdown_registered:
+        job._session_shutdown_registered.add(session)
+        job.add_shutdown_callback(_job_shutdown(session))
+
+
+def _job_shutdown(session: AgentSession[Any]) -> Callable[[], Any]:
+    async def close_session() -> None:
+        session._close_soon(reason=CloseReason.JOB_SHUTDOWN)
+        await wait_for_former_close(session)
+
+    return close_session
+
+
+async def _enter_room(session: AgentSession[Any], request: StartRequest) -> None:
+    from .room_io import RoomIO
+
+    options = request.room_options
+    room_io = RoomIO(
+        agent_session=session,
+        room=request.room,
+        options=options,
+        input_options=request.room_input_options,
+        output_options=request.room_output_options,
+    )
+    session._room_io = room_io
+    await room_io.start()
+
+
+def component_steps(session: AgentSession[Any]) -> list[Step]:
+    """Recorder, IVR, session toolsets, and models that the session made from strings."""
+    from ..llm import Toolset
+
+    steps: list[Step] = []
+    if session._recorder_io is not None:
+        steps.append(
+            Step(
+                "recorder", session._recorder_io.aclose, budget=2 * session.options.teardown_timeout
+            )
+        )
+    if session._ivr_activity is not None:
+        steps.append(Step("ivr", session._ivr_activity.aclose))
+    for toolset in session._tools:
+        if isinstance(toolset, Toolset):
+            steps.append(Step(f"toolset {toolset.id}", toolset.aclose))
+    for model in (session._stt, session._llm, session._tts):
+        if getattr(model, "_made_from_string", False):
+            steps.append(Step(f"model {model.label}", model.aclose))
+    return steps
+
+
+__all__ = ["StartRequest", "component_steps", "default_vad", "start"]
