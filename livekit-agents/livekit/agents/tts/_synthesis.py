@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from typing_extensions import Self
 
@@ -26,8 +26,15 @@ if TYPE_CHECKING:
 _CLOSE_GRACE = 2.0
 """Seconds a plugin gets to react to its cancellation."""
 
+NESTED_SHARE = 0.4
+"""Part of a stream's grace that a stream inside it gets: less than half, at which time the outer
+one's patience with its own task begins to end."""
+
 _CLIENT_CLOSED_REQUEST = 499
 """Status of a request that the client itself gave up: an end, not a failure."""
+
+
+_S = TypeVar("_S", bound="Synthesis")
 
 
 class Tally:
@@ -271,6 +278,11 @@ class Synthesis(ABC):
             self._end_output(cancelled=True)
         for survivor in survivors:
             report_survivor(survivor)
+
+    def _nested(self, stream: _S) -> _S:
+        """Let a stream that `_run` opens end well within this one's own grace."""
+        stream._close_grace = self._close_grace * NESTED_SHARE
+        return stream
 
     # -- for the consumer
 

@@ -215,8 +215,7 @@ class _ChunkedOverStream(ChunkedStream):
         )
         options = APIConnectOptions(max_retry=0, timeout=self._conn_options.timeout)
         stream = self._tts.stream(conn_options=options)
-        stream._close_grace = self._close_grace / 2
-        async with stream:
+        async with self._nested(stream):
             stream.push_text(self._input_text)
             stream.end_input()
             async for audio in stream:
