@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import deque
 from typing import TypeVar
 
+from livekit import rtc
+
 from ..utils.aio import Chan
 from .replay_buffer import ReplayBuffer
 
 T = TypeVar("T")
 
 
-class InputChannel(Chan["rtc.AudioFrame | T"]):
+class InputChannel(Chan[rtc.AudioFrame | T]):
     """A channel over a replay buffer, which thereby learns what the attempt has taken."""
 
     def __init__(self, buffer: ReplayBuffer[T]) -> None:

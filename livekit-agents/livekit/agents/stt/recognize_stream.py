@@ -13,8 +13,8 @@ from livekit import rtc
 from pydantic import BaseModel
 from typing_extensions import Self
 
-from .._event_channel import EventChannel
 from .._exceptions import APIConnectionError, APIError
+from .._streams import CLOSE_GRACE, EventChannel, qualified_name, report_survivors
 from ..log import logger
 from ..types import NOT_GIVEN, APIConnectOptions, NotGivenOr
 from ..utils import aio, is_given
@@ -25,9 +25,6 @@ from .types import SpeechEvent, SpeechEventType
 
 if TYPE_CHECKING:
     from .stt import STT
-
-_CLOSE_GRACE = 2.0
-"""Seconds a cancelled `_run` may take for its cleanup before it is abandoned."""
 
 _MONITOR_GRACE = 0.5
 """Seconds the metrics monitor may take for the last events."""
@@ -260,9 +257,9 @@ class RecognizeStream(ABC):
 
     def _check_input_open(self) -> None:
         if self._input_ended or self._input_ch.closed:
-            raise RuntimeError(f"{_qualified_name(self)} input ended")
+            raise RuntimeError(f"{qualified_name(self)} input ended")
         if self._event_ch.closed:
-            raise RuntimeError(f"{_qualified_name(self)} is closed")
+            raise RuntimeError(f"{qualified_name(self)} is closed")
 
     # -- output -----------------------------------------------------------------------------------
 
@@ -410,19 +407,13 @@ class RecognizeStream(ABC):
         await asyncio.shield(self._closing_task)
 
     async def _close(self) -> None:
-        survivors = await self._task_scope.cancel(_CLOSE_GRACE, spare=(self._metrics_task,))
+        survivors = await self._task_scope.cancel(CLOSE_GRACE, spare=(self._metrics_task,))
         self._event_ch.close()
         # the monitor ends by itself now that the events have ended
         if await aio.wait_until(self._metrics_task, _MONITOR_GRACE):
             survivors += await self._task_scope.cancel(_MONITOR_GRACE)
         await self._tee.aclose()
-        for survivor in survivors:
-            logger.error(
-                "%s: %s ignored its cancellation and is left behind\n%s",
-                survivor.owner,
-                survivor.name,
-                survivor.stack,
-            )
+        report_survivors(survivors)
         if self._task.done() and not self._task.cancelled():
             self._task.exception()  # seen: asyncio need not complain about it
 
@@ -440,7 +431,3 @@ class RecognizeStream(ABC):
 
 SpeechStream = RecognizeStream
 """Deprecated name of `RecognizeStream`."""
-
-
-def _qualified_name(stream: object) -> str:
-    return f"{type(stream).__module__}.{type(stream).__name__}"

@@ -1,14 +1,17 @@
-"""The channel that a stream's events leave through."""
+"""What the streams of speech events and of voice activity have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from .log import logger
-from .utils.aio import Chan
+from .utils.aio import Chan, Survivor
 
 T = TypeVar("T")
+
+CLOSE_GRACE = 2.0
+"""Seconds that a provider's task may take for its cleanup before it is abandoned."""
 
 
 class EventChannel(Chan[T]):
@@ -27,10 +30,26 @@ class EventChannel(Chan[T]):
 
     def send_nowait(self, value: T) -> None:
         """Send an event, or drop it if the stream has ended."""
-        if self.closed:
+        if self._closed:
             return
         try:
             self._on_send(value)
         except Exception:
             logger.exception("failed to take note of the event %r", value)
         super().send_nowait(value)
+
+
+def report_survivors(survivors: Iterable[Survivor]) -> None:
+    """Log the tasks that a closed stream leaves behind."""
+    for survivor in survivors:
+        logger.error(
+            "%s: %s ignored its cancellation and is left behind\n%s",
+            survivor.owner,
+            survivor.name,
+            survivor.stack,
+        )
+
+
+def qualified_name(stream: object) -> str:
+    """Module and class of an object, for messages."""
+    return f"{type(stream).__module__}.{type(stream).__name__}"
