@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
+
+from ...log import logger
 
 if TYPE_CHECKING:
     from livekit import rtc
@@ -20,6 +23,7 @@ __all__ = [
     "PreemptiveGenerationInfo",
     "RecognitionHooks",
     "TurnMetrics",
+    "notify",
 ]
 
 
@@ -131,6 +135,14 @@ class RecognitionHooks(Protocol):
     def retrieve_chat_ctx(self) -> ChatContext:
         """The conversation so far, for detectors. It is not changed."""
         ...
+
+
+def notify(hook: Callable[..., object], *args: object, **kwargs: object) -> None:
+    """Call a hook. What it raises is logged: one bad listener must not make the session deaf."""
+    try:
+        hook(*args, **kwargs)
+    except Exception:
+        logger.exception("hearing: %s failed", getattr(hook, "__qualname__", hook))
 
 
 class AnsweringMachineListener(Protocol):

@@ -7,7 +7,7 @@ them. `OverlapGate` holds them; it knows no detector, no audio and no clock.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -64,6 +64,7 @@ class OverlapEnded:
 
 
 OverlapSignal = AgentSpeechStarted | AgentSpeechEnded | OverlapStarted | OverlapEnded
+OverlapOwner = Literal["audio", "detector"]
 
 
 class InterruptionStream(Protocol):
@@ -155,22 +156,22 @@ class OverlapGate:
         """The margin after the agent's start has passed."""
         self._cooling_down = False
 
-    def starts_overlap(self, started_at: float, *, audio_may_interrupt: bool) -> bool:
+    def user_started(self, started_at: float, *, audio_may_interrupt: bool) -> OverlapOwner | None:
         """The user speaks over the agent since `started_at`.
 
         Returns:
-            True when the detector is to judge: an overlap is open now and transcripts are held.
-            False when audio activity owns the rest of this agent speech, or nothing changed.
+            "detector": an overlap is open now, its words are held until a verdict. "audio": plain
+            audio activity owns the rest of this agent speech. None: nothing to decide.
         """
         if not self.enabled or self.agent_started_at is None or self.overlap_started_at is not None:
-            return False
+            return None
         in_margin = started_at - self.agent_started_at < self._start_margin
         if audio_may_interrupt or self._cooling_down or in_margin:
             self._cooling_down = False
-            return False
+            return "audio"
         self.overlap_started_at = started_at
         self.holding = True
-        return True
+        return "detector"
 
     def end_overlap(self) -> bool:
         """Close the open overlap; returns whether there was one. What is held stays held."""

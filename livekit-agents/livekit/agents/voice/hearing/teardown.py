@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from ...utils.aio import Survivor, TaskScope, wait_until
 
@@ -39,12 +40,15 @@ class Closers:
     def __init__(self, owner: str) -> None:
         self._owner = owner
         self._scope = TaskScope(owner)
+        self._survivors: list[Survivor] = []
 
     def close(self, name: str, aclose: Callable[[], Awaitable[object]]) -> None:
-        """Start closing something, in the background."""
+        """Start closing something, in the background. A list it returns counts as survivors."""
 
         async def run() -> None:
-            await aclose()
+            left = await aclose()
+            if isinstance(left, list):
+                self._survivors += left
 
         if self._scope.closed:  # something retired after the end still has to be closed
             self._scope = TaskScope(self._owner)
@@ -56,5 +60,19 @@ class Closers:
             patience, grace = split(timeout)
             await asyncio.sleep(0)  # each one gets to run, however short the time
             await self._scope.join(patience)
-            return await self._scope.cancel(grace)
-        return []
+            self._survivors += await self._scope.cancel(grace)
+        survivors, self._survivors = self._survivors, []
+        return survivors
+
+
+async def side_by_side(*closing: Coroutine[Any, Any, list[Survivor]]) -> list[Survivor]:
+    """Run teardowns, each of them bounded, at the same time. Cancelling the wait stops none."""
+    scope = TaskScope("hearing")
+    tasks = [scope.spawn(coro) for coro in closing]
+    await wait_until(tasks, None)
+    return [
+        survivor
+        for task in tasks
+        if not task.cancelled() and task.exception() is None
+        for survivor in task.result()
+    ]
