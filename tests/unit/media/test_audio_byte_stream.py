@@ -97,10 +97,13 @@ def test_returned_frames_own_their_samples() -> None:
     assert list(first.data) == [1, 2]
 
 
-@pytest.mark.parametrize("args", [(0, 1), (16000, 0), (16000, 1, 0), (16000, 1, -5), (5, 1)])
-def test_impossible_formats_are_refused(args: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("rate", "channels", "samples"),
+    [(0, 1, None), (16000, 0, None), (16000, 1, 0), (16000, 1, -5), (5, 1, None)],
+)
+def test_impossible_formats_are_refused(rate: int, channels: int, samples: int | None) -> None:
     with pytest.raises(ValueError, match="positive"):
-        AudioByteStream(*args)
+        AudioByteStream(rate, channels, samples)
 
 
 @given(

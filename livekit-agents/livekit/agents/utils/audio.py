@@ -252,7 +252,8 @@ class AudioArrayBuffer:
 
     def read(self) -> npt.NDArray[Any]:
         """Return a copy of the samples, oldest first."""
-        return self._samples[: self._length].copy()
+        samples: npt.NDArray[Any] = self._samples[: self._length].copy()
+        return samples
 
     def reset(self) -> None:
         """Drop all samples, also those held back by the resampler; any rate may follow."""
@@ -266,9 +267,9 @@ class AudioArrayBuffer:
         samples = np.frombuffer(
             frame.data, dtype=np.int16, count=frame.samples_per_channel * frame.num_channels
         )
-        if frame.num_channels == 1:
-            return samples
-        return samples.reshape(-1, frame.num_channels).mean(axis=1).astype(np.int16)
+        if frame.num_channels > 1:
+            samples = samples.reshape(-1, frame.num_channels).mean(axis=1).astype(np.int16)
+        return samples
 
     def _resample(self, mono: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
         if self._input_rate is None or self._input_rate == self._sample_rate:
@@ -284,12 +285,12 @@ class AudioArrayBuffer:
 async def audio_frames_from_file(
     file_path: str | Path, sample_rate: int = 48000, num_channels: int = 1
 ) -> AsyncGenerator[rtc.AudioFrame, None]:
-    """Decode an audio file, frame by frame.
+    """Decode an audio file, frame by frame, not far ahead of the reader.
 
     Args:
         file_path: any container and codec that FFmpeg knows; recognised by content.
         sample_rate: rate of the frames, in Hz.
-        num_channels: 1 or 2. A WAV file keeps its own channels.
+        num_channels: 2 for stereo frames, otherwise mono.
 
     Raises:
         OSError: if the file can't be read; raised after the frames of what was read.
@@ -317,6 +318,7 @@ async def _feed_decoder(decoder: AudioStreamDecoder, file_path: str | Path) -> N
         try:
             while chunk := await loop.run_in_executor(None, file.read, _FILE_CHUNK_BYTES):
                 decoder.push(chunk)
+                await decoder.wait_for_demand()
         finally:
             # Closing waits for a read that is still going on, so it isn't done on the event loop.
             loop.run_in_executor(None, file.close)
