@@ -66,16 +66,18 @@ class _AsyncDuplex:
             await self._writer.drain()
         except OSError as error:
             raise DuplexClosed from error
+        if self._writer.is_closing():  # closed from this side while we waited
+            raise DuplexClosed
 
     async def aclose(self) -> None:
         """Close the connection. What was sent before gets a second to leave, then it is dropped."""
         self._writer.close()
         try:
             await asyncio.wait_for(self._writer.wait_closed(), _CLOSE_TIMEOUT)
+        except asyncio.TimeoutError:  # first: it is an OSError, from Python 3.11 on
+            self._writer.transport.abort()
         except OSError:
             pass  # broken already
-        except asyncio.TimeoutError:
-            self._writer.transport.abort()
 
     def detach(self) -> socket.socket:
         """Stop using the socket and hand it over, still connected.
