@@ -1,0 +1,31 @@
+"""Traces of what a session does, through OpenTelemetry."""
+
+from typing import TYPE_CHECKING
+
+from .._lazy import attach
+
+if TYPE_CHECKING:
+    from . import pii, trace_types, utils
+    from .traces import DescribesOptions, set_tracer_provider, tracer
+
+__all__ = [
+    "DescribesOptions",
+    "pii",
+    "set_tracer_provider",
+    "trace_types",
+    "tracer",
+    "utils",
+]
+
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "DescribesOptions": ".traces",
+        "pii": ".pii:",
+        "set_tracer_provider": ".traces",
+        "trace_types": ".trace_types:",
+        "tracer": ".traces",
+        "traces": ".traces:",
+        "utils": ".utils:",
+    },
+)
