@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from ..vad import VAD, VADEvent
     from .agent_session import AgentSession
     from .endpointing import BaseEndpointing
+    from .events import AgentStateChangedEvent
     from .io import STTNode
 
 __all__ = [
@@ -142,6 +143,7 @@ class AudioRecognition:
             hooks, self, turn=self._turn, end_of_turn=self._end_of_turn, scope=self._scope
         )
         self._last_frame: rtc.AudioFrame | None = None
+        self._started = False
         self._closing = False
         self._guesses_move_on = False
         self._stt_context: Any = None
@@ -159,6 +161,10 @@ class AudioRecognition:
         self._listening.start(
             node=stt, vad=vad, interruption=interruption, detection=detection, adopt=adopt
         )
+        self._session.on("agent_state_changed", self._on_agent_state)
+        self._started = True
+        if self._session.agent_state == "speaking":
+            self.on_start_of_agent_speech(time.time())
 
     def detach(self, *, keep_stt: bool = True, keep_turn_detector: bool = False) -> DetachedHearing:
         """Take open streams out, for the next agent to adopt; `aclose` closes the rest.
@@ -181,7 +187,7 @@ class AudioRecognition:
         self._end_of_turn.begin_close()
         self._commit.cancel()
         self._timeout.reset()
-        self.end_user_speech()
+        self.on_input_disabled()
 
     @property
     def turn_pending(self) -> bool:
@@ -206,7 +212,7 @@ class AudioRecognition:
             stt_flush_duration: Seconds of silence that make an STT finish which can't be told to.
         """
         self.begin_close()
-        self.end_user_speech()
+        self.on_input_disabled()
         if not self.turn_pending:
             return
         if self._awaits_transcript:
@@ -235,9 +241,12 @@ class AudioRecognition:
             Tasks that ignored their cancellation.
         """
         self.begin_close()
-        self.end_user_speech()
+        self.on_input_disabled()
         if self.has_stt:
             self._commit_pending_words()
+        if self._started:
+            self._started = False
+            self._session.off("agent_state_changed", self._on_agent_state)
         self._overlap.disable()
         self._timeout.reset()
         self._spans.end()
@@ -285,6 +294,15 @@ class AudioRecognition:
     def current_transcript(self) -> str:
         """The words of the turn so far, guesses and held words included."""
         return joined(self._turn.words.with_interim, self._overlap.held_text)
+
+    @property
+    def audio_may_interrupt(self) -> bool:
+        """Whether plain audio activity may interrupt the agent right now."""
+        return self._hooks.interruption_by_audio_activity_enabled
+
+    def let_audio_interrupt(self) -> None:
+        """Plain audio activity decides about the rest of this agent speech."""
+        self._hooks.interruption_by_audio_activity_enabled = True
 
     @property
     def stt_committed(self) -> bool:
@@ -335,6 +353,11 @@ class AudioRecognition:
     def end_of_turn_pending(self) -> bool:
         """Whether the end of the turn is being decided."""
         return self._end_of_turn.pending
+
+    @property
+    def end_of_turn_task(self) -> asyncio.Future[None] | None:
+        """The decision about the end of the turn that is under way, to wait for; or None."""
+        return self._end_of_turn.task
 
     async def wait_for_end_of_turn(self) -> bool:
         """Wait until nothing is being decided. False if the decision was dropped."""
@@ -392,7 +415,14 @@ class AudioRecognition:
         self._turn.words.clear()
         self._turn.request_ids = []
 
-    # -- told by the speech side ----------------------------------------------------------------
+    # -- the agent's speech ---------------------------------------------------------------------
+
+    def _on_agent_state(self, ev: AgentStateChangedEvent) -> None:
+        # "speaking" is entered with the first sound, and left when finished, interrupted or paused
+        if ev.new_state == "speaking":
+            self.on_start_of_agent_speech(ev.created_at)
+        elif ev.old_state == "speaking":
+            self.on_end_of_agent_speech(ev.created_at)
 
     def on_start_of_agent_speech(self, started_at: float) -> None:
         """The agent is audible since `started_at` (`time.time()`)."""
@@ -418,7 +448,7 @@ class AudioRecognition:
         """That one doesn't hear the user any more."""
         self._machine.end_speech(ended_at)
 
-    def end_user_speech(self) -> None:
+    def on_input_disabled(self) -> None:
         """No more audio comes (input off, user gone, closing): who speaks has stopped."""
         if self._machine.end_speech(time.time()):
             self._listening.flush_vad()

@@ -131,6 +131,11 @@ class EndOfTurn:
         self._closing = False
 
     @property
+    def task(self) -> asyncio.Task[None] | None:
+        """The decision under way, or None. To wait for, not to cancel."""
+        return self._task if self.pending else None
+
+    @property
     def pending(self) -> bool:
         """Whether a decision is under way."""
         return self._task is not None and not self._task.done()
