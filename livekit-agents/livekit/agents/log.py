@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from typing import Any
 
 __all__ = ["DEV_LEVEL", "TRACE_LEVEL", "Logger", "logger"]
@@ -13,6 +14,10 @@ DEV_LEVEL = 23
 
 TRACE_LEVEL = 5
 """Below DEBUG: one line per frame or message."""
+
+# So that a record names the caller and not the method of ours it went through. Before Python 3.11
+# logging takes the caller of `_log` for one of its own methods, as ours then is.
+_OWN_FRAMES = 1 if sys.version_info >= (3, 11) else 0
 
 logging.addLevelName(DEV_LEVEL, "DEV")
 logging.addLevelName(TRACE_LEVEL, "TRACE")
@@ -24,14 +29,13 @@ class Logger(logging.Logger):
     def dev(self, message: object, *args: object, **kwargs: Any) -> None:
         """Log at DEV level. Arguments as for `logging.Logger.info`."""
         if self.isEnabledFor(DEV_LEVEL):
-            # one more frame, so that the record names the caller and not this method
-            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
+            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + _OWN_FRAMES
             self._log(DEV_LEVEL, message, args, **kwargs)
 
     def trace(self, message: object, *args: object, **kwargs: Any) -> None:
         """Log at TRACE level. Arguments as for `logging.Logger.info`."""
         if self.isEnabledFor(TRACE_LEVEL):
-            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
+            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + _OWN_FRAMES
             self._log(TRACE_LEVEL, message, args, **kwargs)
 
 
