@@ -509,6 +509,14 @@ async def test_a_plain_future_can_be_abandoned() -> None:
     assert not abandoned()
 
 
+def test_the_tasks_of_a_closed_loop_are_forgotten() -> None:
+    loop = asyncio.new_event_loop()
+    abandon(loop.create_future(), "tests")
+    assert len(abandoned()) == 1
+    loop.close()
+    assert not abandoned()
+
+
 # --- cancel_and_wait
 
 

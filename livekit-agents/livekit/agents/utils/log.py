@@ -27,7 +27,7 @@ def log_exceptions(
     """
 
     def decorate(fn: F) -> F:
-        text = f"Error in {fn.__qualname__}" + (f" - {msg}" if msg else "")
+        text = f"Error in {fn.__name__}" + (f" - {msg}" if msg else "")
 
         if inspect.iscoroutinefunction(fn):
 

@@ -329,8 +329,11 @@ _abandoned: dict[asyncio.Future[Any], Survivor] = {}
 def abandoned() -> dict[asyncio.Future[Any], Survivor]:
     """The tasks of this process that ignored their cancellation and still run, with a description.
 
-    A copy. The owner of the process may cancel them again and report them before it exits.
+    A copy. The owner of the process may cancel them again and report them before it exits. Tasks
+    of an event loop that is closed are left out: they will never run again.
     """
+    for task in [task for task in _abandoned if task.get_loop().is_closed()]:
+        del _abandoned[task]
     return dict(_abandoned)
 
 
