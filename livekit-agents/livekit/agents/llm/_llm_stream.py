@@ -276,10 +276,14 @@ class LLMStream(ABC):
         cancellation is abandoned with an error log and can't emit anything any more. Idempotent;
         calls at the same time share one close. Wakes a task that waits in `__anext__`.
         """
+        await self._close(CLOSE_GRACE)
+
+    async def _close(self, grace: float) -> None:
+        """As `aclose`, leaving the provider's code `grace` seconds."""
         self._closing = True
         self._event_ch.close()
         try:
-            report_survivors(await self._scope.cancel(CLOSE_GRACE))
+            report_survivors(await self._scope.cancel(grace))
         finally:
             self._end(cancelled=True)
 

@@ -63,8 +63,15 @@ _CACHE = "_arguments_model"
 
 
 def _arguments_model(func: Callable[..., Any]) -> ArgumentsModel:
+    from pydantic.json_schema import GenerateJsonSchema
+
+    class _Quiet(GenerateJsonSchema):
+        # A default that JSON can't express is used all the same, see `validated_arguments`.
+        ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012
+
     model, parameters = _build_model(func)
-    return ArgumentsModel(model, parameters, model.model_json_schema())
+    schema = model.model_json_schema(schema_generator=_Quiet)
+    return ArgumentsModel(model, parameters, schema)
 
 
 def _build_model(func: Callable[..., Any]) -> tuple[type[BaseModel], tuple[str, ...]]:
