@@ -105,10 +105,7 @@ def _variant(value: Any, modality: Literal["audio", "text"]) -> Any:
 
 
 class _Blank:
-    """Stands for a missing value: empty whatever the conversion and format of its placeholder."""
-
-    def __repr__(self) -> str:
-        return ""
+    """Stands for a missing value: empty whatever format its placeholder asks for."""
 
     def __format__(self, spec: str) -> str:
         return ""
@@ -130,6 +127,11 @@ class _DictFormatter(string.Formatter):
                 return _Blank(), field_name
             value = value[key]
         return (_Blank() if value is None else value), field_name
+
+    def convert_field(self, value: Any, conversion: str | None) -> Any:
+        if isinstance(value, _Blank):
+            return value
+        return super().convert_field(value, conversion)
 
     def check_unused_args(self, *_: Any) -> None:
         """Data that no placeholder names is fine."""
