@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..metrics import LLMMetrics
     from ._llm_stream import LLMStream
+    from .llm import LLM
 
 
 @contextmanager
@@ -29,3 +30,11 @@ def note_provider_request_ids(request_ids: Sequence[str]) -> None:
 
 def record_metrics(span: Any, metrics: LLMMetrics) -> None:
     """Record what the request cost, on its span."""
+
+
+def record_fallback(stream: LLMStream, served_by: LLM[Any], index: int) -> None:
+    """Record which model answered, on the span of the adapter's stream and its caller's."""
+
+
+def record_recovery(stream: LLMStream) -> None:
+    """Mark the span of a request that only asks whether a model works again."""
