@@ -8,11 +8,13 @@ waits a little for it, with its clock standing still.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import selectors
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Executor
+from time import perf_counter  # the real one, also while a test has it patched
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -80,11 +82,11 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             return events
         patience = self._patience(sockets, timeout)
         if patience > 0:
-            began = time.perf_counter()
+            began = perf_counter()
             events = select(patience)
             if events:
                 return events
-            self._patience_spent += time.perf_counter() - began
+            self._patience_spent += perf_counter() - began
         if timeout is None:
             raise DeadlockError(self._describe_deadlock())
         self._jump(timeout)
@@ -165,10 +167,12 @@ def run_test(main: Coroutine[Any, Any, T], *, real_time: bool = False) -> T:
     loop: asyncio.AbstractEventLoop = (
         asyncio.SelectorEventLoop() if real_time else VirtualTimeLoop()
     )
+    clocks = contextlib.nullcontext() if real_time else _clocks_of(loop)
     try:
         asyncio.set_event_loop(loop)
-        result = loop.run_until_complete(main)
-        loop.run_until_complete(_settle())
+        with clocks:
+            result = loop.run_until_complete(main)
+            loop.run_until_complete(_settle())
         leftovers = asyncio.all_tasks(loop)
         if leftovers:
             names = ", ".join(sorted(task.get_name() for task in leftovers))
@@ -180,6 +184,28 @@ def run_test(main: Coroutine[Any, Any, T], *, real_time: bool = False) -> T:
         finally:
             asyncio.set_event_loop(None)
             loop.close()
+
+
+@contextlib.contextmanager
+def _clocks_of(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Let `time.time`, `perf_counter` and `monotonic` follow the loop's clock.
+
+    Code that measures the conversation looks them up in the module when it needs them.
+    """
+    names = ("time", "perf_counter", "monotonic")
+    real = {name: getattr(time, name) for name in names}
+    began = loop.time()
+
+    def follow(start: float) -> Callable[[], float]:
+        return lambda: start + loop.time() - began
+
+    try:
+        for name, clock in real.items():
+            setattr(time, name, follow(clock()))
+        yield
+    finally:
+        for name, clock in real.items():
+            setattr(time, name, clock)
 
 
 async def _settle() -> None:

@@ -183,7 +183,7 @@ class ChatMessage(_ChatItemBase):
     transcript_confidence: float | None = None
     extra: dict[str, Any] = Field(default_factory=dict)
     metrics: MetricsReport = Field(default_factory=lambda: MetricsReport())
-    created_at: float = Field(default_factory=time.time)
+    created_at: float = Field(default_factory=lambda: time.time())
     hash: bytes | None = Field(default=None, deprecated="hash is deprecated")
 
     @property
@@ -220,7 +220,7 @@ class FunctionCall(_ChatItemBase):
     call_id: str
     arguments: str
     name: str
-    created_at: float = Field(default_factory=time.time)
+    created_at: float = Field(default_factory=lambda: time.time())
     extra: dict[str, Any] = Field(default_factory=dict)
     group_id: str | None = None
 
@@ -247,7 +247,7 @@ class FunctionCallOutput(_ChatItemBase):
     call_id: str
     output: str
     is_error: bool
-    created_at: float = Field(default_factory=time.time)
+    created_at: float = Field(default_factory=lambda: time.time())
     reply_required: bool = Field(default=True)
 
     def _essential_fields(self) -> tuple[Any, ...]:
@@ -268,7 +268,7 @@ class AgentHandoff(_ChatItemBase):
     type: Literal["agent_handoff"] = Field(default="agent_handoff")
     old_agent_id: str | None = None
     new_agent_id: str
-    created_at: float = Field(default_factory=time.time)
+    created_at: float = Field(default_factory=lambda: time.time())
 
 
 class AgentConfigUpdate(_ChatItemBase):
@@ -287,7 +287,7 @@ class AgentConfigUpdate(_ChatItemBase):
     instructions: str | None = None
     tools_added: list[str] | None = None
     tools_removed: list[str] | None = None
-    created_at: float = Field(default_factory=time.time)
+    created_at: float = Field(default_factory=lambda: time.time())
     # The tools in full, for whoever records the session; they don't survive a dump.
     _tools: list[Tool] = PrivateAttr(default_factory=list)
 

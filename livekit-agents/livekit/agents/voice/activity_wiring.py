@@ -185,15 +185,12 @@ def start_hearing(activity: AgentActivity, reuse: Reusable | None) -> None:
         stt_aligned_transcript=bool(stt is not None and stt.capabilities.aligned_transcript),
     )
     activity.recognition = recognition
-    hearing = None
-    if reuse is not None:
-        hearing, reuse.hearing = reuse.hearing, None
-    recognition.start(adopt=hearing)
+    recognition.start(adopt=reuse.hearing if reuse is not None else None)
 
 
 def start_keyterms(activity: AgentActivity) -> None:
     """Give the STT the keyterms, and look for new ones if asked to."""
-    activity.session._keyterms.bind(activity.stt)
+    activity.session._keyterms.start(activity.session, activity.stt)
 
 
 # -- handing over -----------------------------------------------------------------------------------
@@ -204,16 +201,17 @@ def detach_reusable(activity: AgentActivity, new: AgentActivity | None) -> Reusa
     if new is None or activity.session._is_closing:
         return None
     from .agent import Agent
+    from .turn import is_streaming_detector
 
     reuse = Reusable()
-    same_node = all(type(a.agent).stt_node is Agent.stt_node for a in (activity, new))
-    if (
-        activity.recognition is not None
-        and activity.stt is not None
-        and activity.stt is new.stt
-        and same_node
-    ):
-        reuse.hearing = activity.recognition.detach()
+    default_node = all(type(a.agent).stt_node is Agent.stt_node for a in (activity, new))
+    same_stt = activity.stt is not None and activity.stt is new.stt and default_node
+    detection = activity.turn_detection
+    same_detector = is_streaming_detector(detection) and detection is new.turn_detection
+    if activity.recognition is not None and (same_stt or same_detector):
+        reuse.hearing = activity.recognition.detach(
+            keep_stt=same_stt, keep_turn_detector=same_detector
+        )
     if activity.can_hand_over_realtime(new):
         reuse.realtime_session, activity._rt_session = activity._rt_session, None
     return reuse
@@ -290,3 +288,43 @@ def update_hearing(
     if is_given(turn_detection):
         activity._turn_detection = resolve_turn_detection(activity)
         activity.recognition.update_options(turn_detection=activity.turn_detection)
+
+
+def check_swap(activity: AgentActivity, *, vad: NotGivenOr[Any], llm: NotGivenOr[Any]) -> None:
+    """Refuse a swap that can't be done live, before anything is changed.
+
+    Raises:
+        RuntimeError: To or from a realtime model.
+        ValueError: The VAD is too quick for the streaming turn detector.
+    """
+    from .hearing.listening import check_vad
+
+    if is_given(llm) and (
+        isinstance(llm, RealtimeModel) or isinstance(activity.llm, RealtimeModel)
+    ):
+        raise RuntimeError(
+            "an LLM can't be swapped to or from a realtime model while the agent runs: hand over "
+            "to another agent with session.update_agent() instead"
+        )
+    if is_given(vad):
+        check_vad(vad, activity.turn_detection)
+
+
+def apply_swap(activity: AgentActivity, *, stt: bool, vad: bool) -> None:
+    """Let the running activity use the models that its agent has now."""
+    subscribe(activity)
+    prewarm(activity)
+    recognition = activity.recognition
+    if recognition is None:
+        return
+    if stt:
+        model = activity.stt
+        recognition.update_stt(
+            activity.agent.stt_node if model is not None else None,
+            stt_model=model.model if model is not None else None,
+            stt_provider=model.provider if model is not None else None,
+            stt_aligned_transcript=bool(model is not None and model.capabilities.aligned_transcript),
+        )
+        activity.session._keyterms.swap_stt(model)
+    if vad:
+        recognition.update_vad(activity.vad)

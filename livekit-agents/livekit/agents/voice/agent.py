@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterable, Callable, Coroutine, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..llm import ChatContext, Tool, ToolError, Toolset, find_function_tools
 from ..log import logger
-from ..types import NOT_GIVEN, FlushSentinel, NotGiven, NotGivenOr
+from ..types import NOT_GIVEN, FlushSentinel, NotGivenOr
 from ..utils import is_given
 from ..utils.misc import camel_to_snake_case
 from ._context import current_speech_handle
@@ -509,11 +510,12 @@ def resolve_llm(value: Any) -> NotGivenOr[Any]:
         from ..inference import llm_from_model_string
 
         return _owned(llm_from_model_string(value))
-    if value is None or isinstance(value, NotGiven):
-        return value
-    from ..llm import DuplexModel, DuplexRealtimeAdapter
+    duplex = sys.modules.get("livekit.agents.llm.duplex")  # loaded by whoever made such a model
+    if duplex is not None and isinstance(value, duplex.DuplexModel):
+        from ..llm import DuplexRealtimeAdapter
 
-    return DuplexRealtimeAdapter(value) if isinstance(value, DuplexModel) else value
+        return DuplexRealtimeAdapter(value)
+    return value
 
 
 def _owned(model: Any) -> Any:

@@ -38,6 +38,7 @@ from ._context import (
 from .activity_hooks import ActivityRecognitionHooks
 from .activity_models import ActivityModels
 from .hearing.barge_in import BargeIn
+from .hearing.modes import resolve_interruption_detector
 from .hearing.user_turns import UserTurns
 from .replies import Replies
 from .scheduling import SpeechScheduler
@@ -77,6 +78,7 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
         self._rt_session: RealtimeSession | None = None
         self._mcp_toolsets: list[Toolset] = []
         self._streams: set[Any] = set()
+        self._silence: rtc.AudioFrame | None = None
         self._unsubscribe: list[Callable[[], None]] = []
         self._started = False
         self._draining = False
@@ -88,6 +90,7 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
         self._on_exit_task: asyncio.Task[None] | None = None
         self._on_enter_error: list[Callable[[BaseException], None]] = []
         self.resolve_models()
+        self.interruption_detector = resolve_interruption_detector(self)
         self.tool_executor = ToolExecutor(self, options=self.tool_handling)
         self.replies = Replies(self)
         self.barge_in = BargeIn(self)
@@ -477,8 +480,38 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
 
     def push_audio(self, frame: rtc.AudioFrame) -> None:
         """One frame of the user's audio, any rate. Dropped before the start."""
-        if self._started and self.recognition is not None:
-            self.recognition.push_audio(frame)
+        if not self._started or self.recognition is None:
+            return
+        heard = self._silenced(frame) if self._must_not_listen() else frame
+        self.recognition.push_audio(frame, heard)
+        if self._rt_session is not None:
+            self._rt_session.push_audio(heard)
+
+    def _must_not_listen(self) -> bool:
+        """Whether models get silence: the echo canceller still learns, or nobody may interrupt."""
+        if self._session._aec_warmup_active:
+            return True
+        speech = self.scheduler.current_speech
+        return (
+            speech is not None
+            and not speech.allow_interruptions
+            and not speech.interrupted
+            and not speech.done()
+            and self._session.options.interruption["discard_audio_if_uninterruptible"]
+        )
+
+    def _silenced(self, frame: rtc.AudioFrame) -> rtc.AudioFrame:
+        from ..utils.audio import silence_frame_like
+
+        silence = self._silence
+        if (
+            silence is None
+            or silence.samples_per_channel != frame.samples_per_channel
+            or silence.sample_rate != frame.sample_rate
+            or silence.num_channels != frame.num_channels
+        ):
+            silence = self._silence = silence_frame_like(frame)
+        return silence
 
     def push_video(self, frame: rtc.VideoFrame) -> None:
         """One frame of the user's video, for a realtime model. Dropped otherwise."""
@@ -493,6 +526,36 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
             yield
         finally:
             self._streams.discard(stream)
+
+    # -- realtime models ------------------------------------------------------------------------
+
+    async def push_realtime_state(self, session: RealtimeSession, *, adopted: bool) -> None:
+        """Give a realtime session this agent's instructions, context and tools."""
+        from .replies.realtime import push_state
+
+        await push_state(self, session, adopted=adopted)
+
+    def can_hand_over_realtime(self, new: AgentActivity) -> bool:
+        """Whether `new` can go on with the open realtime session."""
+        from .replies.realtime import can_hand_over
+
+        return self._rt_session is not None and can_hand_over(self, new)
+
+    def swap_models(
+        self,
+        *,
+        stt: NotGivenOr[Any],
+        vad: NotGivenOr[Any],
+        llm: NotGivenOr[Any],
+        tts: NotGivenOr[Any],
+    ) -> None:
+        """Swap models of the running activity. See `Agent.update_options`."""
+        wiring.check_swap(self, vad=vad, llm=llm)
+        agent = self._agent
+        for name, value in (("_stt", stt), ("_vad", vad), ("_llm", llm), ("_tts", tts)):
+            if is_given(value):
+                setattr(agent, name, value)
+        wiring.apply_swap(self, stt=is_given(stt), vad=is_given(vad))
 
     # -- changes while running ------------------------------------------------------------------
 

@@ -243,7 +243,11 @@ class AgentSession(IsolatedEmitter[EventTypes], Generic[Userdata_T]):
             VoiceActivityVideoSampler() if isinstance(video_sampler, NotGiven) else video_sampler
         )
         self._history = ChatContext.empty()
-        self._keyterms = KeytermDetector(self)
+        self._keyterms = KeytermDetector(
+            static_keyterms=context_options.get("keyterms"),
+            options=context_options.get("keyterm_detection"),
+        )
+        self._keyterms.on("metrics_collected", self._on_metrics)
         self._input = AgentInput(
             self._on_video_input_changed,
             self._on_audio_input_changed,
@@ -659,7 +663,7 @@ class AgentSession(IsolatedEmitter[EventTypes], Generic[Userdata_T]):
             else:
                 self._options.turn_handling["turn_detection"] = turn_detection
         if is_given(keyterms):
-            self._keyterms.update_static(keyterms)
+            self._keyterms.set_static_keyterms(keyterms)
         if is_given(expressive):
             self._expressive = expressive
         if self._activity is not None:

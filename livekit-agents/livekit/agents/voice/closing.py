@@ -17,7 +17,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..log import logger
-from ..utils.aio import Deadline, Survivor, TaskScope, abandon
+from ..utils.aio import Deadline, Survivor, TaskScope
+from ..utils.aio.task_scope import abandon
 
 KILL = 0.5
 """Seconds between cancelling something and giving it up: half to react, half slack for a busy loop."""

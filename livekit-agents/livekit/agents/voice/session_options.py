@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from typing_extensions import TypedDict
 
-from ..llm import Instructions
+from ..llm.chat_context import Instructions
 from ..log import logger
 from ..types import DEFAULT_API_CONNECT_OPTIONS, APIConnectOptions, NotGiven, NotGivenOr
 from ..utils import is_given
@@ -23,7 +23,7 @@ from .turn import (
     PreemptiveGenerationOptions,
     TurnHandlingOptions,
     UserTurnLimitOptions,
-    _StreamingTurnDetector,
+    is_streaming_detector,
 )
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def resolve_endpointing(given: EndpointingOptions, detection: object) -> Endpoin
     Raises:
         ValueError: If the delays are negative or the minimum exceeds the maximum.
     """
-    streaming = not isinstance(detection, str) and isinstance(detection, _StreamingTurnDetector)
+    streaming = is_streaming_detector(detection)
     defaults = EndpointingOptions(
         mode="fixed",
         min_delay=0.3 if streaming else 0.5,

@@ -1,0 +1,768 @@
+"""Where audio, video and text come from and go to.
+
+An output is a *chain of sinks*: wrappers (a transcript synchronizer, a recorder) around a leaf that
+really plays. Sound is cut into *segments* by `flush()`; the leaf reports each segment finished
+exactly once, and the chain settles a segment that a broken leaf never reports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+
+from livekit import rtc
+
+from .._emitter import IsolatedEmitter
+from ..log import logger
+from ..types import FlushSentinel, TimedString
+
+if TYPE_CHECKING:
+    from ..llm import ChatChunk, ChatContext, Tool
+    from ..stt import SpeechEvent
+    from .agent import ModelSettings
+
+T = TypeVar("T")
+
+_Maybe: TypeAlias = T | Coroutine[Any, Any, T] | Coroutine[Any, Any, None]
+STTNode = Callable[
+    [AsyncIterable[rtc.AudioFrame], "ModelSettings"], "_Maybe[AsyncIterable[SpeechEvent | str]]"
+]
+LLMNode = Callable[
+    ["ChatContext", "list[Tool]", "ModelSettings"],
+    "_Maybe[AsyncIterable[ChatChunk | str | FlushSentinel]] | Coroutine[Any, Any, str]",
+]
+TTSNode = Callable[
+    [AsyncIterable[str], "ModelSettings"], "_Maybe[AsyncIterable[rtc.AudioFrame]]"
+]
+
+
+# -- sources ----------------------------------------------------------------------------------------
+
+
+class _Source(AsyncIterator[T]):
+    """An input, or a wrapper around another one, to which everything is delegated."""
+
+    def __init__(self, *, label: str, source: _Source[T] | None = None) -> None:
+        self.__label = label
+        self.__source = source
+
+    @property
+    def label(self) -> str:
+        """What to call it in logs."""
+        return self.__label
+
+    @property
+    def source(self) -> _Source[T] | None:
+        """The wrapped input, or None."""
+        return self.__source
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        if self.__source is None:
+            raise NotImplementedError(f"{type(self).__name__} has no source: override __anext__")
+        return await self.__source.__anext__()
+
+    def on_attached(self) -> None:
+        """The session began to listen to it."""
+        if self.__source is not None:
+            self.__source.on_attached()
+
+    def on_detached(self) -> None:
+        """The session stopped listening to it."""
+        if self.__source is not None:
+            self.__source.on_detached()
+
+    def __repr__(self) -> str:
+        inner = "" if self.__source is None else f", source={self.__source!r}"
+        return f"{type(self).__name__}(label={self.__label!r}{inner})"
+
+
+class AudioInput(_Source[rtc.AudioFrame]):
+    """Yields the user's audio: int16 frames of any rate and channel count."""
+
+    def __init__(self, *, label: str, source: AudioInput | None = None) -> None:
+        super().__init__(label=label, source=source)
+
+
+class VideoInput(_Source[rtc.VideoFrame]):
+    """Yields the user's video."""
+
+    def __init__(self, *, label: str, source: VideoInput | None = None) -> None:
+        super().__init__(label=label, source=source)
+
+
+# -- audio out --------------------------------------------------------------------------------------
+
+
+@dataclass
+class PlaybackStartedEvent:
+    """The first sound of a segment was played."""
+
+    created_at: float
+    """When, in epoch seconds."""
+
+
+@dataclass
+class PlaybackProgressedEvent:
+    """A stretch of a segment that really played; never revised."""
+
+    started_at: float
+    """When it began, in epoch seconds."""
+    offset: float
+    """Where in the segment it began, in seconds."""
+    duration: float
+    """How long it was, in seconds."""
+
+
+@dataclass
+class PlaybackFinishedEvent:
+    """A segment is over."""
+
+    playback_position: float
+    """Seconds of the segment that were played."""
+    interrupted: bool
+    """Whether the rest was dropped."""
+    synchronized_transcript: str | None = None
+    """The text shown up to here, where the transcript is paced to the sound."""
+
+
+class _CaptureCancelledEvent(PlaybackFinishedEvent):
+    """A capture was cancelled before the sink took any sound."""
+
+
+@dataclass
+class AudioOutputCapabilities:
+    """What a sink can do."""
+
+    pause: bool
+
+
+_AudioEvents = Literal["playback_started", "playback_progressed", "playback_finished"]
+
+
+class AudioOutput(ABC, IsolatedEmitter[_AudioEvents]):
+    """A sink for the agent's audio.
+
+    Subclasses implement `capture_frame`, `flush` (both call `super()`) and `clear_buffer`, and
+    call `on_playback_finished` once for every segment. Times are `time.time()` seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        label: str,
+        capabilities: AudioOutputCapabilities,
+        next_in_chain: AudioOutput | None = None,
+        sample_rate: int | None = None,
+    ) -> None:
+        """Set up a sink.
+
+        Args:
+            label: What to call it in logs.
+            capabilities: What it can do by itself.
+            next_in_chain: The sink it wraps. A bare leaf gets a stable swap point in between.
+            sample_rate: In Hz; None takes any rate.
+        """
+        super().__init__()
+        if (
+            next_in_chain is not None
+            and next_in_chain.next_in_chain is None
+            and not isinstance(next_in_chain, _AudioSinkProxy)
+            and not isinstance(self, _AudioSinkProxy)
+        ):
+            next_in_chain = _AudioSinkProxy(next_in_chain)
+        self._label = label
+        self._capabilities = capabilities
+        self._next = next_in_chain
+        self._sample_rate = sample_rate
+        self._capturing = False
+        self._captured_segments = 0
+        self._finished_segments = 0
+        self._settled_late = 0
+        self._last_finished = PlaybackFinishedEvent(playback_position=0.0, interrupted=False)
+        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._segment_pushed = 0.0
+        self._segment_started_at: float | None = None
+        if next_in_chain is not None:
+            self._follow(next_in_chain)
+
+    def _follow(self, sink: AudioOutput) -> None:
+        sink.on("playback_started", self._forward_started)
+        sink.on("playback_progressed", self._forward_progressed)
+        sink.on("playback_finished", self._forward_finished)
+
+    def _unfollow(self, sink: AudioOutput) -> None:
+        sink.off("playback_started", self._forward_started)
+        sink.off("playback_progressed", self._forward_progressed)
+        sink.off("playback_finished", self._forward_finished)
+
+    @property
+    def label(self) -> str:
+        """What to call it in logs."""
+        return self._label
+
+    @property
+    def next_in_chain(self) -> AudioOutput | None:
+        """The sink it wraps, or None for a leaf."""
+        return self._next
+
+    @property
+    def sample_rate(self) -> int | None:
+        """The rate it wants, in Hz; None takes any."""
+        return self._sample_rate
+
+    @property
+    def can_pause(self) -> bool:
+        """Whether it, and all it wraps, can pause without losing what is buffered."""
+        return self._capabilities.pause and (self._next is None or self._next.can_pause)
+
+    # -- capturing ------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def capture_frame(self, frame: rtc.AudioFrame) -> None:
+        """Take a frame, faster than it plays. The first after a `flush` opens a segment."""
+        if not self._capturing:
+            self._capturing = True
+            self._captured_segments += 1
+            self._segment_pushed = 0.0
+            self._segment_started_at = None
+        self._segment_pushed += frame.duration
+
+    @abstractmethod
+    def flush(self) -> None:
+        """The segment is complete; it plays on."""
+        self._capturing = False
+
+    @abstractmethod
+    def clear_buffer(self) -> None:
+        """Stop at once and drop what was not played. The sink then reports the finish."""
+
+    def pause(self) -> None:
+        """Stop the sound, keep what is buffered."""
+        if self._next is not None:
+            self._next.pause()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        if self._next is not None:
+            self._next.resume()
+
+    def on_attached(self) -> None:
+        """The session began to play to it."""
+        if self._next is not None:
+            self._next.on_attached()
+
+    def on_detached(self) -> None:
+        """The session stopped playing to it."""
+        if self._next is not None:
+            self._next.on_detached()
+
+    def _mark_input_truncated(self) -> None:
+        """The segment about to be flushed was cut short by its source, not by the user."""
+        if self._next is not None:
+            self._next._mark_input_truncated()
+
+    # -- playing --------------------------------------------------------------------------------
+
+    @property
+    def captured_playout_segments(self) -> int:
+        """Segments accepted so far."""
+        return self._captured_segments
+
+    @property
+    def _pending_playback_count(self) -> int:
+        return self._captured_segments - self._finished_segments
+
+    def _reset_playback_count(self) -> None:
+        self._captured_segments = self._finished_segments = 0
+        self._wake_waiters(everyone=True)
+
+    def on_playback_started(self, *, created_at: float) -> None:
+        """Sinks call it when the first sound of a segment plays. `created_at`: epoch seconds."""
+        self._segment_started_at = created_at
+        self.emit("playback_started", PlaybackStartedEvent(created_at=created_at))
+
+    def on_playback_progressed(
+        self, *, started_at: float, offset: float, duration: float
+    ) -> None:
+        """Sinks may call it for stretches that really played."""
+        self.emit(
+            "playback_progressed",
+            PlaybackProgressedEvent(started_at=started_at, offset=offset, duration=duration),
+        )
+
+    def on_playback_finished(
+        self,
+        *,
+        playback_position: float,
+        interrupted: bool,
+        synchronized_transcript: str | None = None,
+    ) -> None:
+        """Sinks call it once for every segment. Dropped, with a warning, when none is pending."""
+        self._record_finished(
+            PlaybackFinishedEvent(playback_position, interrupted, synchronized_transcript)
+        )
+
+    def _record_finished(self, event: PlaybackFinishedEvent) -> None:
+        if self._settled_late:
+            self._settled_late -= 1  # was settled when the wait for it was given up
+            logger.debug("%s finished a segment that was given up before", self._label)
+            return
+        if self._pending_playback_count <= 0:
+            logger.warning(
+                "%s reported a segment finished, but none is pending; ignored", self._label
+            )
+            return
+        self._finished_segments += 1
+        self._last_finished = event
+        self._wake_waiters()
+        self.emit("playback_finished", event)
+
+    async def wait_for_playout(self) -> PlaybackFinishedEvent:
+        """Return when every segment accepted so far has finished, with the last finish.
+
+        At once when nothing is pending, with the event of the previous segment.
+        """
+        target = self._captured_segments
+        if self._finished_segments < target:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            entry = (target, waiter)
+            self._waiters.append(entry)
+            try:
+                await waiter
+            finally:
+                if entry in self._waiters:
+                    self._waiters.remove(entry)
+        return self._last_finished
+
+    def _wake_waiters(self, *, everyone: bool = False) -> None:
+        for target, waiter in self._waiters:
+            if not waiter.done() and (everyone or self._finished_segments >= target):
+                waiter.set_result(None)
+
+    def _give_up_playout(self) -> PlaybackFinishedEvent:
+        """Settle what is pending as interrupted at the best known position, in the whole chain.
+
+        For a sink that does not report its finish: later segments are not blamed for it, and
+        should the report come after all it is ignored.
+        """
+        if self._next is not None:
+            pending_below = self._next._pending_playback_count
+            self._next._give_up_playout()  # reports to this sink through the ordinary way
+            if pending_below and not self._pending_playback_count:
+                return self._last_finished
+        while self._pending_playback_count > 0:
+            self._capturing = False
+            self.on_playback_finished(playback_position=self._estimate(), interrupted=True)
+            if self._next is None:
+                self._settled_late += 1
+        return self._last_finished
+
+    def _estimate(self) -> float:
+        """Seconds of the present segment that were probably played."""
+        if self._segment_started_at is None:
+            return 0.0
+        return min(self._segment_pushed, max(0.0, time.time() - self._segment_started_at))
+
+    # -- passing on -----------------------------------------------------------------------------
+
+    def _forward_started(self, event: PlaybackStartedEvent) -> None:
+        self.on_playback_started(created_at=event.created_at)
+
+    def _forward_progressed(self, event: PlaybackProgressedEvent) -> None:
+        self.on_playback_progressed(
+            started_at=event.started_at, offset=event.offset, duration=event.duration
+        )
+
+    def _forward_finished(self, event: PlaybackFinishedEvent) -> None:
+        if isinstance(event, _CaptureCancelledEvent):
+            if self._pending_playback_count > 0:
+                self._record_finished(event)
+            return
+        self.on_playback_finished(
+            playback_position=event.playback_position,
+            interrupted=event.interrupted,
+            synchronized_transcript=event.synchronized_transcript,
+        )
+
+    def __repr__(self) -> str:
+        inner = "" if self._next is None else f", next={self._next!r}"
+        return f"{type(self).__name__}(label={self._label!r}{inner})"
+
+
+class _AudioSinkProxy(AudioOutput):
+    """A stable place in the chain whose leaf can be swapped while it plays (avatars do that)."""
+
+    def __init__(self, leaf: AudioOutput) -> None:
+        super().__init__(
+            label="AudioSinkProxy",
+            capabilities=AudioOutputCapabilities(pause=True),
+            next_in_chain=leaf,
+        )
+        self._attached = False
+        self._offset = 0.0
+        self._progress = 0.0
+
+    @property
+    def _leaf(self) -> AudioOutput:
+        assert self._next is not None
+        return self._next
+
+    @property
+    def sample_rate(self) -> int | None:
+        return self._leaf.sample_rate
+
+    async def capture_frame(self, frame: rtc.AudioFrame) -> None:
+        if not self._capturing:
+            self._offset = self._progress = 0.0
+        await self._leaf.capture_frame(frame)
+        await super().capture_frame(frame)
+
+    def flush(self) -> None:
+        super().flush()
+        self._leaf.flush()
+
+    def clear_buffer(self) -> None:
+        self._leaf.clear_buffer()
+
+    def on_attached(self) -> None:
+        self._attached = True
+        super().on_attached()
+
+    def on_detached(self) -> None:
+        self._attached = False
+        super().on_detached()
+
+    def on_playback_progressed(
+        self, *, started_at: float, offset: float, duration: float
+    ) -> None:
+        offset += self._offset
+        self._progress = max(self._progress, offset + duration)
+        super().on_playback_progressed(started_at=started_at, offset=offset, duration=duration)
+
+    def on_playback_finished(
+        self,
+        *,
+        playback_position: float,
+        interrupted: bool,
+        synchronized_transcript: str | None = None,
+    ) -> None:
+        super().on_playback_finished(
+            playback_position=playback_position + self._offset,
+            interrupted=interrupted,
+            synchronized_transcript=synchronized_transcript,
+        )
+
+    def set_leaf(self, leaf: AudioOutput) -> None:
+        """Swap the leaf. A segment that the old one still plays is settled where it had got to."""
+        old = self._leaf
+        if leaf is old:
+            return
+        self._unfollow(old)
+        pending, capturing = self._pending_playback_count > 0, self._capturing
+        if pending:
+            if capturing:
+                old.flush()
+            old.clear_buffer()
+        self._next = leaf
+        self._follow(leaf)
+        if self._attached:
+            old.on_detached()
+            leaf.on_attached()
+        if capturing:
+            # what the new leaf reports is relative to where it took over
+            self._offset = self._segment_pushed
+        elif pending:
+            reached = self._progress or self._estimate()
+            while self._pending_playback_count > 0:
+                super().on_playback_finished(playback_position=reached, interrupted=True)
+
+
+# -- text and video out -----------------------------------------------------------------------------
+
+
+class TextOutput(ABC):
+    """A sink for the transcript of what the agent says."""
+
+    def __init__(self, *, label: str, next_in_chain: TextOutput | None) -> None:
+        self.__label = label
+        self.__next = next_in_chain
+
+    @property
+    def label(self) -> str:
+        """What to call it in logs."""
+        return self.__label
+
+    @property
+    def next_in_chain(self) -> TextOutput | None:
+        """The sink it wraps, or None."""
+        return self.__next
+
+    @abstractmethod
+    async def capture_text(self, text: str) -> None:
+        """Take a piece of text, maybe a `TimedString`; expressive markup is still in it."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """The segment's text is complete."""
+
+    def on_attached(self) -> None:
+        """The session began to write to it."""
+        if self.__next is not None:
+            self.__next.on_attached()
+
+    def on_detached(self) -> None:
+        """The session stopped writing to it."""
+        if self.__next is not None:
+            self.__next.on_detached()
+
+    def __repr__(self) -> str:
+        inner = "" if self.__next is None else f", next={self.__next!r}"
+        return f"{type(self).__name__}(label={self.__label!r}{inner})"
+
+
+class VideoOutput(ABC):
+    """A sink for the agent's video."""
+
+    def __init__(self, *, label: str, next_in_chain: VideoOutput | None) -> None:
+        self.__label = label
+        self.__next = next_in_chain
+
+    @property
+    def label(self) -> str:
+        """What to call it in logs."""
+        return self.__label
+
+    @property
+    def next_in_chain(self) -> VideoOutput | None:
+        """The sink it wraps, or None."""
+        return self.__next
+
+    @abstractmethod
+    async def capture_frame(self, text: rtc.VideoFrame) -> None:
+        """Take a frame. The parameter's name is a compatibility accident."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """The segment is complete."""
+
+    def on_attached(self) -> None:
+        """The session began to show on it."""
+        if self.__next is not None:
+            self.__next.on_attached()
+
+    def on_detached(self) -> None:
+        """The session stopped showing on it."""
+        if self.__next is not None:
+            self.__next.on_detached()
+
+
+# -- session.input and session.output ---------------------------------------------------------------
+
+
+class _Attachments:
+    """Slots that hold inputs or outputs, attach and detach them, and can be switched off."""
+
+    def __init__(self, changed: dict[str, Callable[[], None]]) -> None:
+        self._changed = changed
+        self._values: dict[str, Any] = dict.fromkeys(changed)
+        self._enabled = dict.fromkeys(changed, True)
+
+    def _set(self, name: str, value: Any) -> None:
+        old = self._values[name]
+        if value is old:
+            return
+        if old is not None:
+            old.on_detached()
+        self._values[name] = value
+        self._changed[name]()
+        if value is not None:
+            value.on_attached() if self._enabled[name] else value.on_detached()
+
+    def _set_enabled(self, name: str, enabled: bool) -> bool:
+        """Returns whether the flag changed."""
+        value = self._values[name]
+        if enabled and value is None:
+            logger.warning("%s is switched on, but there is none", name)
+        if enabled == self._enabled[name]:
+            return False
+        self._enabled[name] = enabled
+        return True
+
+    def _apply_enabled(self, name: str) -> None:
+        value = self._values[name]
+        if value is not None:
+            value.on_attached() if self._enabled[name] else value.on_detached()
+
+    def _detach(self, name: str) -> Any:
+        """Let go of one at a close: it is gone whatever its `on_detached` does or raises.
+
+        Returns:
+            What `on_detached` returned; an awaitable is the caller's to await.
+        """
+        old, self._values[name] = self._values[name], None
+        self._changed[name]()
+        return old.on_detached() if old is not None else None
+
+
+class AgentInput(_Attachments):
+    """What the session hears and sees. Assign `audio` and `video` at any time."""
+
+    def __init__(
+        self,
+        video_changed: Callable[[], None],
+        audio_changed: Callable[[], None],
+        audio_enabled_cb: Callable[[bool], None] | None = None,
+    ) -> None:
+        super().__init__({"audio": audio_changed, "video": video_changed})
+        self._audio_enabled_cb = audio_enabled_cb
+
+    @property
+    def audio(self) -> AudioInput | None:
+        """The audio source, or None."""
+        return self._values["audio"]  # type: ignore[no-any-return]
+
+    @audio.setter
+    def audio(self, source: AudioInput | None) -> None:
+        self._set("audio", source)
+
+    @property
+    def video(self) -> VideoInput | None:
+        """The video source, or None."""
+        return self._values["video"]  # type: ignore[no-any-return]
+
+    @video.setter
+    def video(self, source: VideoInput | None) -> None:
+        self._set("video", source)
+
+    @property
+    def audio_enabled(self) -> bool:
+        """Whether audio is listened to."""
+        return self._enabled["audio"]
+
+    @property
+    def video_enabled(self) -> bool:
+        """Whether video is watched."""
+        return self._enabled["video"]
+
+    def set_audio_enabled(self, enable: bool) -> None:
+        """Mute or unmute; muting ends the user's speech."""
+        if self._set_enabled("audio", enable):
+            if self._audio_enabled_cb is not None:
+                self._audio_enabled_cb(enable)
+            self._apply_enabled("audio")
+
+    def set_video_enabled(self, enable: bool) -> None:
+        """Stop or resume watching."""
+        if self._set_enabled("video", enable):
+            self._apply_enabled("video")
+
+
+class AgentOutput(_Attachments):
+    """Where the session speaks, writes and shows. A change counts from the next reply step."""
+
+    def __init__(
+        self,
+        video_changed: Callable[[], None],
+        audio_changed: Callable[[], None],
+        transcription_changed: Callable[[], None],
+    ) -> None:
+        super().__init__(
+            {
+                "audio": audio_changed,
+                "transcription": transcription_changed,
+                "video": video_changed,
+            }
+        )
+
+    @property
+    def audio(self) -> AudioOutput | None:
+        """The audio sink, or None."""
+        return self._values["audio"]  # type: ignore[no-any-return]
+
+    @audio.setter
+    def audio(self, sink: AudioOutput | None) -> None:
+        self._set("audio", sink)
+
+    @property
+    def transcription(self) -> TextOutput | None:
+        """The transcript sink, or None."""
+        return self._values["transcription"]  # type: ignore[no-any-return]
+
+    @transcription.setter
+    def transcription(self, sink: TextOutput | None) -> None:
+        self._set("transcription", sink)
+
+    @property
+    def video(self) -> VideoOutput | None:
+        """The video sink, or None."""
+        return self._values["video"]  # type: ignore[no-any-return]
+
+    @video.setter
+    def video(self, sink: VideoOutput | None) -> None:
+        self._set("video", sink)
+
+    @property
+    def audio_enabled(self) -> bool:
+        """Whether the agent speaks."""
+        return self._enabled["audio"]
+
+    @property
+    def transcription_enabled(self) -> bool:
+        """Whether the transcript is written."""
+        return self._enabled["transcription"]
+
+    @property
+    def video_enabled(self) -> bool:
+        """Whether video is shown."""
+        return self._enabled["video"]
+
+    def set_audio_enabled(self, enabled: bool) -> None:
+        """Switch the voice off or on; off, the agent answers in text."""
+        if self._set_enabled("audio", enabled):
+            self._apply_enabled("audio")
+
+    def set_transcription_enabled(self, enabled: bool) -> None:
+        """Switch the transcript off or on."""
+        if self._set_enabled("transcription", enabled):
+            self._apply_enabled("transcription")
+
+    def set_video_enabled(self, enabled: bool) -> None:
+        """Switch the video off or on."""
+        if self._set_enabled("video", enabled):
+            self._apply_enabled("video")
+
+    def replace_audio_tail(self, sink: AudioOutput) -> None:
+        """Play to `sink` instead of the present leaf, leaving the wrappers around it in place."""
+        current = self.audio
+        while current is not None:
+            if isinstance(current, _AudioSinkProxy):
+                current.set_leaf(sink)
+                return
+            current = current.next_in_chain
+        self.audio = sink
+
+
+__all__ = [
+    "AgentInput",
+    "AgentOutput",
+    "AudioInput",
+    "AudioOutput",
+    "AudioOutputCapabilities",
+    "LLMNode",
+    "PlaybackFinishedEvent",
+    "PlaybackProgressedEvent",
+    "PlaybackStartedEvent",
+    "STTNode",
+    "TTSNode",
+    "TextOutput",
+    "TimedString",
+    "VideoInput",
+    "VideoOutput",
+]

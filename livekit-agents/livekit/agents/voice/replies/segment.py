@@ -1,0 +1,256 @@
+"""Plays one segment: its audio to the audio output, its text to the transcript, and what was heard."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterable, Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+from livekit import rtc
+
+from ...log import logger
+from ...utils.aio import TaskScope, wait_until
+from .inference import TTSInference, close_node, resolve_node
+
+if TYPE_CHECKING:
+    from ..agent import ModelSettings
+    from ..agent_activity import AgentActivity
+    from ..io import AudioOutput, PlaybackFinishedEvent, PlaybackStartedEvent, TextOutput
+    from ..speech_handle import SpeechHandle
+
+Outcome = Literal["full", "partial", "skipped"]
+
+FORWARDER_GRACE = 1.0
+"""Seconds a cancelled forwarder may take, before its sink is given up."""
+
+
+class SegmentPlayback:
+    """One segment on its way to the user.
+
+    Args:
+        frames: The audio, or None without audio output.
+        text: The transcript, before `transcription_node`.
+        on_first_frame: Called once with the time (`time.time()`) at which playing began.
+    """
+
+    def __init__(
+        self,
+        activity: AgentActivity,
+        handle: SpeechHandle,
+        settings: ModelSettings,
+        *,
+        audio_output: AudioOutput | None,
+        text_output: TextOutput | None,
+        frames: AsyncIterable[rtc.AudioFrame] | None,
+        text: AsyncIterable[Any] | None,
+        tts: TTSInference | None,
+        on_first_frame: Callable[[float], None],
+    ) -> None:
+        self._activity = activity
+        self._handle = handle
+        self._settings = settings
+        self._audio_output = audio_output if frames is not None else None
+        self._text_output = text_output
+        self._frames = frames
+        self._text = text
+        self._tts = tts
+        self._on_first_frame = on_first_frame
+        self._scope = TaskScope(f"playback of {handle.id}")
+        self._ended = False
+        self.error: Exception | None = None
+        self.forwarded = ""
+        """The transcript as far as it was handed on."""
+        self.captured_at: float | None = None
+        self.started_at: float | None = None
+        self._pushed = 0.0
+        self._finished: PlaybackFinishedEvent | None = None
+
+    # -- playing ----------------------------------------------------------------------------------
+
+    async def play(self) -> None:
+        """Forward everything and wait until it was played, or until the speech is interrupted."""
+        output = self._audio_output
+        if output is not None:
+            output.on("playback_started", self._on_playback_started)
+        try:
+            tasks: list[asyncio.Task[None]] = []
+            if self._text is not None:
+                tasks.append(self._scope.spawn(self._forward_text(), name="forward transcript"))
+            if output is not None:
+                tasks.append(self._scope.spawn(self._forward_audio(output), name="forward audio"))
+            await self._handle.wait_if_not_interrupted(tasks)
+            if output is not None and self.captured_at is not None:
+                await self._wait_for_playout(output)
+            if self._handle.interrupted:
+                await self._stop(output)
+        finally:
+            self._end()
+
+    async def _wait_for_playout(self, output: AudioOutput) -> None:
+        playout = self._scope.spawn(output.wait_for_playout(), name="wait for playout")
+        await self._handle.wait_if_not_interrupted([playout])
+        if playout.done() and not playout.cancelled() and playout.exception() is None:
+            self._finished = playout.result()
+        else:
+            playout.cancel()
+
+    async def _stop(self, output: AudioOutput | None) -> None:
+        """The speech was interrupted: stop the sinks and ask how far they got."""
+        running = [task for task in self._scope.tasks if not task.done()]
+        for task in running:
+            task.cancel()
+        await wait_until(running, FORWARDER_GRACE)
+        if output is None or self.captured_at is None:
+            return
+        output.clear_buffer()
+        if self._finished is None:
+            self._finished = await output.wait_for_playout()
+
+    def _end(self) -> None:
+        self._ended = True
+        if self._audio_output is not None:
+            self._audio_output.off("playback_started", self._on_playback_started)
+        self._scope.cancel_soon()
+
+    def settle(self) -> None:
+        """Take what is known now as final: the speech is cut off while a sink may hang."""
+        if self._ended:
+            return
+        self._end()
+        output = self._audio_output
+        if output is not None and self.captured_at is not None and self._finished is None:
+            try:
+                output.clear_buffer()
+            except Exception:
+                logger.exception("clearing %s failed", output.label)
+            self._finished = output._give_up_playout()
+
+    # -- audio ------------------------------------------------------------------------------------
+
+    async def _forward_audio(self, output: AudioOutput) -> None:
+        assert self._frames is not None
+        resampler: rtc.AudioResampler | None = None
+        try:
+            async for frame in self._frames:
+                if self._ended:
+                    return
+                if self.captured_at is None:
+                    self._activity.barge_in.reconcile_playout_pause(self._handle)
+                rate = output.sample_rate
+                if rate is not None and resampler is None and frame.sample_rate != rate:
+                    resampler = rtc.AudioResampler(
+                        frame.sample_rate, rate, num_channels=frame.num_channels
+                    )
+                for piece in (frame,) if resampler is None else resampler.push(frame):
+                    await self._capture(output, piece)
+            for piece in resampler.flush() if resampler is not None else ():
+                await self._capture(output, piece)
+        except asyncio.CancelledError:
+            if not self._scope.closed and not self._handle.interrupted:
+                # a sink that raises it by itself must not pass for a segment played in full
+                self.error = RuntimeError(f"{output.label} cancelled the capture of a frame")
+            if self._pushed and not self._ended:
+                output.flush()
+                output.clear_buffer()
+            raise
+        except Exception as error:
+            self.error = error
+            logger.exception("forwarding audio to %s failed", output.label)
+        finally:
+            await close_node(self._frames)
+        if self._tts is not None and self._tts.error is not None:
+            output._mark_input_truncated()
+        output.flush()
+
+    async def _capture(self, output: AudioOutput, frame: rtc.AudioFrame) -> None:
+        if self._ended:
+            return
+        if self.captured_at is None:
+            self.captured_at = time.time()
+        await output.capture_frame(frame)
+        self._pushed += frame.duration
+        self._activity.session._progress.touch(ahead=self._left_to_play())
+
+    def _left_to_play(self) -> float:
+        if self.started_at is None:
+            return self._pushed
+        return max(0.0, self._pushed - (time.time() - self.started_at))
+
+    def _on_playback_started(self, event: PlaybackStartedEvent) -> None:
+        if self.captured_at is None or self.started_at is not None or self._ended:
+            return
+        self._started(event.created_at)
+
+    def _started(self, at: float) -> None:
+        self.started_at = at
+        self._on_first_frame(at)
+
+    # -- transcript -------------------------------------------------------------------------------
+
+    async def _forward_text(self) -> None:
+        output = self._text_output
+        node: Any = None
+        try:
+            agent = self._activity.agent
+            node = await resolve_node(agent.transcription_node(self._text, self._settings))  # type: ignore[arg-type]
+            if node is None:
+                return
+            async for delta in node:
+                if self._ended:
+                    return
+                self.forwarded += delta
+                if output is not None:
+                    await output.capture_text(delta)
+                if self._audio_output is None and self.started_at is None and delta:
+                    self._started(time.time())
+                self._activity.session._progress.touch()
+        except Exception as error:
+            self.error = error
+            logger.exception("forwarding the transcript failed")
+        finally:
+            if output is not None and not self._ended:
+                output.flush()
+            await close_node(node)
+
+    # -- what came of it --------------------------------------------------------------------------
+
+    @property
+    def failed(self) -> bool:
+        """Whether synthesis or a sink failed before the end."""
+        return self.error is not None or (self._tts is not None and self._tts.error is not None)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the user did not get all of it."""
+        event = self._finished
+        return self._handle.interrupted or self.failed or (event is not None and event.interrupted)
+
+    @property
+    def outcome(self) -> Outcome:
+        """How much of it the user got."""
+        if not self.interrupted:
+            return "full"
+        if self._audio_output is None:
+            return "partial" if self.forwarded else "skipped"
+        if self._tts is not None and self._tts.disabled:
+            return "partial" if self.forwarded else "skipped"
+        event = self._finished
+        heard = self.started_at is not None or (event is not None and event.playback_position > 0)
+        return "partial" if self.captured_at is not None and heard else "skipped"
+
+    @property
+    def said(self) -> str:
+        """The text that counts as said."""
+        if self.outcome == "skipped":
+            return ""
+        event = self._finished
+        if self.outcome == "partial" and event is not None:
+            if event.synchronized_transcript is not None:
+                return event.synchronized_transcript
+        return self.forwarded
+
+    @property
+    def playback_position(self) -> float:
+        """Seconds of its audio that were played."""
+        return self._finished.playback_position if self._finished is not None else 0.0

@@ -1,0 +1,458 @@
+"""One step of a reply: a request to the LLM, the playout of its text, and its tool calls."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from ...llm import ChatContext, ChatMessage, Tool, ToolContext
+from ...llm.chat_context import Instructions, MetricsReport
+from ...log import logger
+from ...types import NOT_GIVEN, NotGivenOr
+from ...utils import is_given, shortuuid
+from ...utils.aio import Chan, TaskScope
+from ..generation import (
+    mark_instructions_cache_boundary,
+    remove_expressive_instructions,
+    update_expressive_instructions,
+    update_instructions,
+)
+from .inference import LLMInference, TextSegment, TTSInference, timed_or_raw
+from .segment import SegmentPlayback
+from .tool_loop import ToolLoop
+
+if TYPE_CHECKING:
+    from ...llm import ToolChoice
+    from ..agent_activity import AgentActivity
+    from ..io import AudioOutput, TextOutput
+    from ..speech_handle import SpeechHandle
+
+CHILD_GRACE = 0.5
+"""Seconds that the tasks of a step get to end once it is over; then they are abandoned."""
+
+
+@dataclass
+class ReplyRequest:
+    """What to answer, from what, and how."""
+
+    chat_ctx: ChatContext
+    tools: list[Any]
+    """Tools and toolsets of this reply."""
+    user_message: ChatMessage | None = None
+    instructions: NotGivenOr[str | Instructions] = NOT_GIVEN
+    tool_choice: NotGivenOr[ToolChoice] = NOT_GIVEN
+    answers_user_at: float | None = None
+    """When the user stopped speaking (`time.time()`), for the end-to-end latency."""
+    extra_metrics: dict[str, Any] = field(default_factory=dict)
+
+
+class ReplyStep:
+    """Runs one step and saves what was said, however it ends.
+
+    All tasks of the step belong to one scope. When the step is cut off, `settle` commits what the
+    user has heard and the tool results that are there, synchronously.
+    """
+
+    def __init__(
+        self, activity: AgentActivity, handle: SpeechHandle, request: ReplyRequest
+    ) -> None:
+        from ..agent import ModelSettings
+
+        self._activity = activity
+        self._session = activity.session
+        self._handle = handle
+        self._request = request
+        self._settings = ModelSettings(tool_choice=request.tool_choice)
+        self._scope = TaskScope(f"reply {handle.id}")
+        self._message_id = shortuuid("item_")
+        output = self._session.output
+        self._audio_output: AudioOutput | None = output.audio if output.audio_enabled else None
+        self._text_output: TextOutput | None = (
+            output.transcription if output.transcription_enabled else None
+        )
+        self._expressive = activity.expressive_options
+        self._chat_ctx = self._build_context()
+        self._tool_ctx = ToolContext(request.tools)
+        self._tools: list[Tool] = self._tool_ctx.flatten()
+        self._llm = LLMInference(
+            activity.agent,
+            self._chat_ctx,
+            self._tools,
+            self._settings,
+            message_id=self._message_id,
+            spoken=self._audio_output is not None,
+            on_progress=self._session._progress.touch,
+        )
+        self._tool_loop = ToolLoop(
+            activity, handle, self._tool_ctx, request.tool_choice, more_tools=self._tools
+        )
+        self._voiced: Chan[tuple[TextSegment, TTSInference | None]] = Chan()
+        self._tts_started = False
+        self._played: list[SegmentPlayback] = []
+        self._authorized_at = 0.0
+        self._started_speaking_at: float | None = None
+        self._message_committed = False
+        self._user_committed = False
+
+    # -- the step, from top to bottom -----------------------------------------------------------------
+
+    async def run(self) -> ReplyRequest | None:
+        """Run the step. Returns the request of the next one (the reply to its tools), or None."""
+        forget = self._handle._on_cut_off(self.settle)
+        try:
+            return await self._run()
+        finally:
+            forget()
+            if asyncio.current_task() in self._handle._tasks and self._handle._was_cut_off:
+                self.settle()
+            await self._end()
+
+    async def _run(self) -> ReplyRequest | None:
+        handle, state = self._handle, self._session
+        self._scope.spawn(self._llm.run(), name="llm_node")
+        if self._activity.preemptive_generation_opts.get("preemptive_tts") and not handle.scheduled:
+            self._start_tts()
+        await handle.wait_if_not_interrupted([handle._scheduled_fut])
+        if handle.scheduled:
+            self._commit_user_message()
+        if handle.interrupted:
+            return None
+        self._start_tts()
+        if not handle._authorized_fut.done() or state.agent_state != "speaking":
+            state._update_agent_state("thinking")
+        await self._activity.scheduler.wait_for_authorization(handle)
+        if handle.interrupted:
+            return None
+        self._authorized_at = time.time()
+        tools = self._scope.spawn(self._tool_loop.run(self._llm.calls), name="tools")
+        await self._play_segments()
+        self._commit_message()
+        self._after_playout(tools)
+        if handle.interrupted:
+            return await self._interrupted(tools)
+        return await self._after_tools(tools)
+
+    async def _play_segments(self) -> None:
+        """Play segment after segment; the next one only when the previous has been heard."""
+        while not self._handle.interrupted:
+            receive = self._scope.spawn(_next_or_none(self._voiced), name="next segment")
+            await self._handle.wait_if_not_interrupted([receive])
+            entry = receive.result() if receive.done() and not receive.cancelled() else None
+            if entry is None:
+                return
+            segment, tts = entry
+            playback = self._playback(segment, tts)
+            self._played.append(playback)
+            await playback.play()
+            if playback.failed or (tts is not None and tts.error is not None):
+                self._handle._set_error(playback.error or tts.error)  # type: ignore[arg-type, union-attr]
+                return
+
+    async def _interrupted(self, tools: asyncio.Task[None]) -> None:
+        """Keep the results of tools that end in time; nothing more is said."""
+        if self._tool_loop.running:
+            self._handle._mark_generation_done()
+            await asyncio.wait((tools,))
+        self._tool_loop.commit(reply_allowed=False)
+        return None
+
+    async def _after_tools(self, tools: asyncio.Task[None]) -> ReplyRequest | None:
+        handle, scheduler = self._handle, self._activity.scheduler
+        handle._mark_generation_done()
+        if not tools.done():
+            scheduler.background.add(handle)
+            try:
+                await asyncio.wait((tools,))
+            finally:
+                scheduler.background.discard(handle)
+        if self._llm.error is not None:
+            handle._set_error(self._llm.error)
+        if handle.interrupted:
+            self._tool_loop.commit(reply_allowed=False)
+            return None
+        event = self._tool_loop.commit()
+        if event is None:
+            return None
+        agent = self._tool_loop.new_agent
+        if agent is not None and event.has_agent_handoff:
+            self._hand_over(agent)
+        return self._next_request() if event.has_tool_reply else None
+
+    def _hand_over(self, agent: Any) -> None:
+        try:
+            self._session.update_agent(agent)
+        except RuntimeError as error:
+            logger.warning("the handoff to %s that a tool asked for is refused: %s", agent.id, error)
+
+    # -- the context of the request -------------------------------------------------------------------
+
+    def _build_context(self) -> ChatContext:
+        """The turn's own copy of the context, as the LLM is to see it."""
+        request = self._request
+        chat_ctx = request.chat_ctx.copy()
+        if request.user_message is not None:
+            chat_ctx.insert(request.user_message)
+        agent_instructions = self._activity.agent.instructions
+        modality = self._handle.input_details.modality
+        if is_given(request.instructions):
+            text = request.instructions
+            rendered = text.render(modality=modality) if isinstance(text, Instructions) else text
+            chat_ctx.add_message(role="system", content=[rendered])
+        elif isinstance(agent_instructions, Instructions):
+            update_instructions(
+                chat_ctx, instructions=agent_instructions, add_if_missing=False, modality=modality
+            )
+        self._explain_markup(chat_ctx)
+        mark_instructions_cache_boundary(chat_ctx)
+        for call, output in self._activity.tool_executor.placeholders():
+            if not any(getattr(i, "call_id", None) == call.call_id for i in chat_ctx.items):
+                chat_ctx.insert([call, output])
+        return chat_ctx
+
+    def _explain_markup(self, chat_ctx: ChatContext) -> None:
+        if self._expressive is None or self._activity.tts is None:
+            remove_expressive_instructions(chat_ctx)
+            return
+        from ...tts import render_expressive_instructions
+
+        update_expressive_instructions(
+            chat_ctx, text=render_expressive_instructions(self._activity.tts, self._expressive)
+        )
+
+    def _next_request(self) -> ReplyRequest:
+        """The reply to the tools: the same turn, with their calls and outputs."""
+        chat_ctx = self._chat_ctx.copy()
+        chat_ctx.items = [
+            i for i in chat_ctx.items if not str(i.id).endswith(("_running", "_running_output"))
+        ]
+        outputs = self._tool_loop.outputs
+        if self._activity.agent._chat_ctx.items:
+            chat_ctx.merge(self._activity.agent._chat_ctx, exclude_instructions=True)
+        known = {item.id for item in chat_ctx.items}
+        new: list[Any] = [o.fnc_call for o in outputs]
+        new += [o.fnc_call_out for o in outputs if o.fnc_call_out is not None]
+        chat_ctx.items.extend(item for item in new if item.id not in known)
+        return replace(
+            self._request,
+            chat_ctx=chat_ctx,
+            user_message=None,
+            instructions=NOT_GIVEN,
+            tool_choice=self._next_tool_choice(),
+        )
+
+    def _next_tool_choice(self) -> NotGivenOr[ToolChoice]:
+        limit = self._session.options.max_tool_steps
+        if self._handle.num_steps >= limit + 1:
+            logger.warning(
+                "maximum number of function calls steps reached: the next reply uses no tools",
+                extra={"speech_id": self._handle.id, "max_tool_steps": limit},
+            )
+            return "none"
+        if self._activity.draining or self._activity.turns_blocked:
+            return "none"
+        if self._request.tool_choice == "none":
+            return "none"
+        return self._tool_loop.reply_tool_choice() or "auto"
+
+    # -- voice and playout ----------------------------------------------------------------------------
+
+    def _start_tts(self) -> None:
+        if not self._tts_started:
+            self._tts_started = True
+            self._scope.spawn(self._voice_segments(), name="tts_node")
+
+    async def _voice_segments(self) -> None:
+        """Synthesise segment after segment: one inference at a time, ahead of the playout."""
+        try:
+            async for segment in self._llm.segments:
+                if segment.voice is None:
+                    self._voiced.send_nowait((segment, None))
+                    continue
+                tts = TTSInference(
+                    self._activity.agent,
+                    transformed(self._activity, segment.voice),
+                    self._settings,
+                    aligned=aligned(self._activity),
+                    on_progress=self._session._progress.touch,
+                )
+                self._voiced.send_nowait((segment, tts))
+                await tts.run()
+                if tts.error is not None:
+                    self._llm.end()  # nothing more could be spoken
+                    return
+        finally:
+            self._voiced.close()
+
+    def _playback(self, segment: TextSegment, tts: TTSInference | None) -> SegmentPlayback:
+        text: Any = segment.transcript
+        if tts is not None and tts.timed is not None:
+            text = timed_or_raw(tts, segment.transcript)
+        return SegmentPlayback(
+            self._activity,
+            self._handle,
+            self._settings,
+            audio_output=self._audio_output,
+            text_output=self._text_output,
+            frames=tts.frames if tts is not None else None,
+            text=text,
+            tts=tts,
+            on_first_frame=self._on_first_frame,
+        )
+
+    def _on_first_frame(self, at: float) -> None:
+        if self._started_speaking_at is None:
+            self._started_speaking_at = at
+            self._session._update_agent_state("speaking", at=at)
+
+    # -- what goes to the history ---------------------------------------------------------------------
+
+    def _commit_user_message(self) -> None:
+        message = self._request.user_message
+        if message is not None and not self._user_committed:
+            self._user_committed = True
+            self._activity.commit(message, speech_handle=self._handle)
+
+    def _commit_message(self) -> None:
+        """Put what the user has heard into the histories. Once; nothing if nothing was heard."""
+        if self._message_committed:
+            return
+        self._message_committed = True
+        text = "".join(playback.said for playback in self._played)
+        if not text:
+            return
+        message = ChatMessage(
+            id=self._message_id,
+            role="assistant",
+            content=[text],
+            interrupted=self._handle.interrupted or any(p.interrupted for p in self._played),
+            created_at=self._authorized_at,
+            metrics=self._metrics(),
+            extra=self._llm.extra,
+        )
+        self._chat_ctx.insert(message)
+        self._activity.commit(message, speech_handle=self._handle)
+
+    def _metrics(self) -> MetricsReport:
+        report: dict[str, Any] = {
+            "llm_node_ttft": self._llm.ttft,
+            "llm_node_tps": self._llm.tokens_per_second,
+            "started_speaking_at": self._started_speaking_at,
+            "stopped_speaking_at": time.time() if self._started_speaking_at else None,
+        }
+        model, tts = self._activity.llm, self._activity.tts
+        if model is not None:
+            report["llm_metadata"] = {"model_name": model.model, "model_provider": model.provider}
+        if tts is not None and self._audio_output is not None:
+            report["tts_metadata"] = {"model_name": tts.model, "model_provider": tts.provider}
+        if self._played:
+            report.update(self._playback_metrics(self._played[0]))
+        user_stopped = self._request.answers_user_at
+        if user_stopped is not None and self._started_speaking_at is not None:
+            report["e2e_latency"] = max(0.0, self._started_speaking_at - user_stopped)
+        return MetricsReport(**{k: v for k, v in report.items() if v is not None})  # type: ignore[typeddict-item]
+
+    def _playback_metrics(self, first: SegmentPlayback) -> dict[str, Any]:
+        tts = first._tts
+        metrics: dict[str, Any] = {}
+        if first.captured_at is not None and first.started_at is not None:
+            metrics["playback_latency"] = max(0.0, first.started_at - first.captured_at)
+        if tts is not None and tts.first_frame_at is not None:
+            if tts.tts_started_at is not None:
+                metrics["llm_node_ttfs"] = tts.tts_started_at - self._llm.started_at
+                metrics["tts_node_ttfb"] = tts.first_frame_at - tts.tts_started_at
+            elif self._llm._first_text_at is not None:
+                metrics["tts_node_ttfb"] = tts.first_frame_at - self._llm._first_text_at
+        return metrics
+
+    def _after_playout(self, tools: asyncio.Task[None]) -> None:
+        """The state between the words and what the tools bring."""
+        handle = self._handle
+        if not handle.interrupted and (self._tool_loop.outputs or not tools.done()):
+            if self._tool_loop.outputs or self._tool_loop.running or self._llm.call_count:
+                self._session._update_agent_state("thinking")
+                return
+        if self._session.agent_state == "speaking":
+            self._session._update_agent_state("listening")
+
+    # -- ends -----------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Save what is known: the step is cut off. Synchronous, idempotent."""
+        for playback in self._played:
+            playback.settle()
+        self._llm.end()
+        if self._authorized_at:
+            self._commit_message()
+            self._settle_running_tools()
+            self._tool_loop.commit(reply_allowed=False)
+
+    def _settle_running_tools(self) -> None:
+        for tool in self._tool_loop.running:
+            output = self._activity.tool_executor.cut_off_output(tool)
+            if output is not None:
+                self._tool_loop._add(output)
+
+    async def _end(self) -> None:
+        """Reap the tasks of the step. What ignores it can't reach anything any more."""
+        self._llm.end()
+        self._voiced.close()
+        survivors = await self._scope.cancel(CHILD_GRACE)
+        for survivor in survivors:
+            logger.warning(
+                "%s of a reply ignored its cancellation and was left behind",
+                survivor.name,
+                extra={"speech_id": self._handle.id},
+            )
+
+
+def transformed(activity: AgentActivity, text: Any) -> Any:
+    """The text as it is synthesised: filtered by the session's text transforms."""
+    transforms = activity.session.options.tts_text_transforms
+    if not transforms:
+        return text
+    from ..transcription.text_transforms import apply_text_transforms
+
+    return apply_text_transforms(text, transforms)
+
+
+def aligned(activity: AgentActivity) -> bool:
+    """Whether the transcript takes its timing from the voice."""
+    tts = activity.tts
+    return (
+        activity.use_tts_aligned_transcript
+        and tts is not None
+        and (tts.capabilities.aligned_transcript or not tts.capabilities.streaming)
+    )
+
+
+async def _next_or_none(chan: Chan[Any]) -> Any:
+    async for item in chan:
+        return item
+    return None
+
+
+async def run_reply(activity: AgentActivity, handle: SpeechHandle, request: ReplyRequest) -> None:
+    """Run a whole reply: its first step, and a further one for each round of tools."""
+    next_request: ReplyRequest | None = request
+    try:
+        while next_request is not None:
+            step = ReplyStep(activity, handle, next_request)
+            next_request = await step.run()
+            if next_request is None or handle.interrupted:
+                return
+            handle._num_steps += 1
+            activity.scheduler.schedule(handle, force=True)
+    finally:
+        settle_state(activity, handle)
+
+
+def settle_state(activity: AgentActivity, handle: SpeechHandle) -> None:
+    """After a speech: think while tools of another speech still run, else listen."""
+    session, scheduler = activity.session, activity.scheduler
+    if session._activity is not activity or session.agent_state not in ("speaking", "thinking"):
+        return
+    if scheduler.queued or scheduler.current_speech not in (None, handle):
+        return
+    session._update_agent_state("thinking" if scheduler.background else "listening")

@@ -1,0 +1,165 @@
+"""Runs the tool calls of one reply step: in parallel, while the agent speaks, to their outputs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+from ...llm import FunctionCall, ToolContext, ToolError
+from ...log import logger
+from ...utils.aio import Chan
+from ..events import FunctionToolsExecutedEvent
+from ..generation import ToolExecutionOutput, make_tool_output
+
+if TYPE_CHECKING:
+    from ...llm import ToolChoice
+    from ...types import NotGivenOr
+    from ..agent import Agent
+    from ..agent_activity import AgentActivity
+    from ..speech_handle import SpeechHandle
+    from ..tool_executor import RunningTool
+
+
+class ToolLoop:
+    """The tools of one step. Their outputs are kept in the order of completion."""
+
+    def __init__(
+        self,
+        activity: AgentActivity,
+        handle: SpeechHandle,
+        tool_ctx: ToolContext,
+        tool_choice: NotGivenOr[ToolChoice],
+        *,
+        more_tools: list[Any],
+    ) -> None:
+        self._activity = activity
+        self._handle = handle
+        self._tool_ctx = tool_ctx
+        self._tool_choice = tool_choice
+        self._more_tools = more_tools
+        self._running: dict[asyncio.Future[ToolExecutionOutput], RunningTool] = {}
+        self._committed = False
+        self.outputs: list[ToolExecutionOutput] = []
+
+    @property
+    def running(self) -> list[RunningTool]:
+        """Tools of this step whose output is still missing."""
+        return list(self._running.values())
+
+    async def run(self, calls: Chan[FunctionCall]) -> None:
+        """Start each call as it comes, then wait for all outputs. An interruption starts no more."""
+        async for call in calls:
+            if self._handle.interrupted:
+                return
+            self._dispatch(call)
+        while self._running:
+            await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+            # the done callbacks of the outputs have moved them over
+            await asyncio.sleep(0)
+
+    def _dispatch(self, call: FunctionCall) -> None:
+        if self._tool_choice == "none":
+            logger.error(
+                "the model called the tool %r although this reply may use no tools; ignored",
+                call.name,
+            )
+            return
+        refusal = self._refusal(call)
+        if refusal is not None:
+            self._add(make_tool_output(fnc_call=call, output=None, exception=ToolError(refusal)))
+            return
+        tool = self._activity.tool_executor.start(
+            call,
+            tool_ctx=self._tool_ctx,
+            speech_handle=self._handle,
+            session=self._activity.session,
+            activity=self._activity,
+        )
+        self._handle._item_added([call])
+        self._running[tool.output_fut] = tool
+        tool.output_fut.add_done_callback(self._on_output)
+
+    def _refusal(self, call: FunctionCall) -> str | None:
+        """Why a call can't be started, in the words the model reads; None if it can."""
+        from ...llm.utils import parse_function_arguments
+
+        if self._tool_ctx.get_function_tool(call.name) is None:
+            self._tool_ctx.update_tools(self._more_tools)  # llm_node may have added it meanwhile
+        if self._tool_ctx.get_function_tool(call.name) is None:
+            available = ", ".join(self._tool_ctx.function_tools)
+            return f"Unknown function: {call.name} - available tools: {available}"
+        try:
+            arguments = parse_function_arguments(call.arguments or "{}")
+        except Exception as error:
+            call.extra = {**call.extra, "raw_arguments": call.arguments}
+            call.arguments = "{}"  # several providers refuse a history with invalid JSON in it
+            return f"Error parsing arguments for `{call.name}`: {error}"
+        call.arguments = json.dumps(arguments, ensure_ascii=False)
+        return None
+
+    def _on_output(self, fut: asyncio.Future[ToolExecutionOutput]) -> None:
+        tool = self._running.pop(fut, None)
+        if tool is None or fut.cancelled() or fut.exception() is not None:
+            return
+        self._add(fut.result())
+
+    def _add(self, output: ToolExecutionOutput) -> None:
+        self.outputs.append(output)
+        if output.fnc_call_out is not None:
+            self._handle._item_added([output.fnc_call_out])
+        self._activity.session._progress.touch()
+
+    # -- after the step ---------------------------------------------------------------------------
+
+    def commit(self, *, reply_allowed: bool = True) -> FunctionToolsExecutedEvent | None:
+        """Announce the outputs and put calls and outputs into the histories. Once.
+
+        Returns:
+            The event as the handlers left it, or None if there was no output.
+        """
+        if self._committed:
+            return None
+        self._committed = True
+        outputs = [o for o in self.outputs if o.fnc_call_out is not None]
+        if not outputs:
+            return None
+        if not reply_allowed:
+            self._withhold_replies(outputs)
+        event = FunctionToolsExecutedEvent(
+            function_calls=[o.fnc_call for o in outputs],
+            function_call_outputs=[o.fnc_call_out for o in outputs if o.fnc_call_out is not None],
+        )
+        event._handoff_required = reply_allowed and self.new_agent is not None
+        self._activity.session.emit("function_tools_executed", event)
+        for output in outputs:
+            assert output.fnc_call_out is not None
+            self._activity.commit(output.fnc_call, output.fnc_call_out)
+        return event
+
+    def _withhold_replies(self, outputs: list[ToolExecutionOutput]) -> None:
+        """The speech was interrupted: results are kept, but nothing more is said or switched."""
+        for output in outputs:
+            assert output.fnc_call_out is not None
+            output.fnc_call_out.reply_required = False
+            if output.agent_task is not None:
+                output.fnc_call_out.output = "the agent handoff was interrupted and did not happen"
+                output.fnc_call_out.is_error = True
+
+    @property
+    def new_agent(self) -> Agent | None:
+        """The agent that a tool handed over to, if exactly one did."""
+        agents = [o.agent_task for o in self.outputs if o.agent_task is not None]
+        if len(agents) > 1:
+            logger.error("%d tools of one turn handed over to an agent, nobody does", len(agents))
+        return agents[0] if len(agents) == 1 else None
+
+    def reply_tool_choice(self) -> ToolChoice | None:
+        """What the outputs that want a reply agree on, or None."""
+        choices = [
+            o.reply_tool_choice
+            for o in self.outputs
+            if o.fnc_call_out is not None and o.fnc_call_out.reply_required
+        ]
+        first = choices[0] if choices else None
+        return first if all(choice == first for choice in choices) else None

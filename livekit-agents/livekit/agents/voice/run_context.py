@@ -1,0 +1,142 @@
+"""`RunContext`: what a function tool may know of, and ask from, the conversation it runs in."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ._context import _NON_BLOCKING
+
+if TYPE_CHECKING:
+    from ..llm import FunctionCall
+    from .agent_activity import AgentActivity
+    from .agent_session import AgentSession
+    from .speech_handle import SpeechHandle
+    from .tool_executor import RunningTool, UpdatePromptArgs
+
+Userdata_T = TypeVar("Userdata_T")
+
+
+class RunContext(Generic[Userdata_T]):
+    """Given to a function tool that has a parameter annotated with it.
+
+    Kept after its tool has ended it only records.
+    """
+
+    def __init__(
+        self,
+        *,
+        session: AgentSession[Userdata_T],
+        speech_handle: SpeechHandle,
+        function_call: FunctionCall,
+        activity: AgentActivity | None = None,
+    ) -> None:
+        self._session = session
+        self._speech_handle = speech_handle
+        self._function_call = function_call
+        self._activity = activity
+        self._initial_step_idx = speech_handle.num_steps - 1
+        self._running: RunningTool | None = None
+        self._updates: list[Any] = []
+
+    @property
+    def session(self) -> AgentSession[Userdata_T]:
+        """The session the tool runs in."""
+        return self._session
+
+    @property
+    def speech_handle(self) -> SpeechHandle:
+        """The speech whose reply called the tool."""
+        return self._speech_handle
+
+    @property
+    def function_call(self) -> FunctionCall:
+        """The call, as the model made it."""
+        return self._function_call
+
+    @property
+    def userdata(self) -> Userdata_T:
+        """The session's userdata. Raises ValueError when unset."""
+        return self._session.userdata
+
+    def disallow_interruptions(self) -> None:
+        """From here on the speech can't be interrupted: for tools that change the world.
+
+        Raises:
+            RuntimeError: If the speech is interrupted already.
+        """
+        self._speech_handle.allow_interruptions = False
+        if self._activity is not None:
+            self._activity.barge_in.release(self._speech_handle)
+
+    async def wait_for_playout(self) -> None:
+        """Wait until what was said before this tool was called has been played."""
+        await self._speech_handle._wait_for_generation(self._initial_step_idx)
+
+    async def update(
+        self,
+        message: Any,
+        *,
+        template: str | Callable[[UpdatePromptArgs], str] | None = None,
+        silent: bool = False,
+    ) -> None:
+        """Report progress. The first report lets the conversation go on while the tool runs.
+
+        Args:
+            message: What to tell; a str is rendered through the template.
+            template: `str.format` template or callable; the executor's default otherwise.
+            silent: Tell the model, but don't make it speak.
+        """
+        if self._running is None:
+            self._updates.append(message)
+            return
+        await self._running.update(message, template=template, silent=silent)
+
+    @asynccontextmanager
+    async def with_filler(
+        self,
+        source: str | Callable[[int], Any],
+        *,
+        delay: float = 0,
+        interval: float | None = None,
+        max_steps: int | None = None,
+    ) -> AsyncIterator[None]:
+        """Say something while the block runs, if the conversation falls silent.
+
+        Args:
+            source: What to say; a callable gets the number of fillers so far and may return a
+                `SpeechHandle`, a str, or None for nothing this time.
+            delay: Seconds of silence before a filler.
+            interval: Seconds from one filler to the next; None for at most one.
+            max_steps: How many fillers at most.
+
+        Raises:
+            ValueError: If `delay` or `interval` is negative.
+        """
+        from .fillers import Filler
+
+        filler = Filler(self, source, delay=delay, interval=interval, max_steps=max_steps)
+        async with filler:
+            yield
+
+    @asynccontextmanager
+    async def foreground(self) -> AsyncIterator[AgentActivity]:
+        """Have the floor: waits until the conversation is idle, and keeps it so for the block."""
+        running = self._running
+        if running is not None:
+            await running.wait_for_own_reply()
+        run = self._session._global_run_state
+        guard = run._guard() if run is not None and not run.done() else None
+        try:
+            activity = await self._session.wait_for_idle()
+            async with self._session._idle.hold():
+                yield activity
+        finally:
+            if guard is not None:
+                guard.set_result(None)
+
+
+def mark_non_blocking(call: FunctionCall) -> None:
+    """The turn no longer waits for this call."""
+    call.extra = {**call.extra, _NON_BLOCKING: True}
