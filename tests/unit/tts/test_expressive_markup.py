@@ -382,8 +382,8 @@ def test_sounds_are_listed_by_category() -> None:
 
 
 async def test_expressive_text_is_cut_into_large_pieces_with_whole_tags() -> None:
-    sentence = f"{HAPPY}This is quite a long sentence to speak. "
-    for expressive, pieces in ((True, 3), (False, 12)):
+    plain = "This is quite a long sentence to speak. "
+    for expressive, sentence, pieces in ((True, HAPPY + plain, 3), (False, plain, 12)):
         stream = sentence_tokenizer("cartesia", expressive=expressive).stream()
         stream.push_text(sentence * 12)
         stream.end_input()

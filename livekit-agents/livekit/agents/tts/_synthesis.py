@@ -16,7 +16,7 @@ from ..log import logger
 from ..utils.aio import Chan, ChanClosed, Survivor, TaskScope
 from ..utils.retry import RetryPolicy
 from ._data import SynthesizedAudio, TTSError
-from ._tracing import attempt_span, record_input_text, record_metrics, request_span
+from ._tracing import RequestTrace
 from .audio_emitter import AudioEmitter
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class Synthesis(ABC):
         self._input_tokens = 0
         self._output_tokens = 0
 
+        self._trace = RequestTrace(self._tts_request_span_name, self._tts_attempt_span_name)
         self._loop = asyncio.get_running_loop()
         self._emitter: AudioEmitter | None = None
         self._attempt_failed = False
@@ -147,7 +148,7 @@ class Synthesis(ABC):
             await asyncio.sleep(0)
         cancelled = False
         try:
-            with request_span(self._tts_request_span_name, self._tts, streaming=self._streamed):
+            with self._trace.start(self._tts, streaming=self._streamed):
                 await self._attempt_until_done()
         except asyncio.CancelledError:
             cancelled = True
@@ -170,7 +171,7 @@ class Synthesis(ABC):
             )
             self._attempt_failed = False
             try:
-                with attempt_span(self._tts_attempt_span_name, retry_count=policy.failures):
+                with self._trace.attempt(policy.failures):
                     await self._attempt(emitter)
                 return
             except Exception as error:
@@ -188,7 +189,7 @@ class Synthesis(ABC):
         finally:
             await emitter.aclose()
         self._check_spoken(emitter)
-        record_input_text(self._spoken_text())
+        self._trace.record_input_text(self._spoken_text())
 
     async def _back_off(self, error: Exception, emitter: AudioEmitter, policy: RetryPolicy) -> None:
         """Wait for the next attempt, or raise `error` when there is none."""
@@ -247,7 +248,7 @@ class Synthesis(ABC):
             connection_reused=self._connection_reused,
             metadata=Metadata(**self._tts.metrics_metadata),
         )
-        record_metrics(metrics)
+        self._trace.record_metrics(metrics)
         self._tts.emit("metrics_collected", metrics)
 
     # -- end
@@ -260,6 +261,7 @@ class Synthesis(ABC):
         self._event_ch.close()
         if self._reports_metrics and not self._attempt_failed:
             self._report_end(cancelled=cancelled)
+        self._trace.end()
 
     async def aclose(self) -> None:
         """Stop, whatever the provider's code does.

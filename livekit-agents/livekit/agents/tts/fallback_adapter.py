@@ -17,6 +17,7 @@ from ..utils.aio import TaskScope
 from ..utils.misc import shortuuid
 from ._repeats import RepeatTrimmer
 from ._synthesis import NESTED_SHARE, Synthesis, report_survivor
+from ._tracing import RECOVERY, RequestTrace
 from .audio_emitter import AudioEmitter
 from .stream_adapter import StreamAdapter
 from .tts import TTS, ChunkedStream, SynthesizeStream, TTSCapabilities
@@ -42,7 +43,7 @@ class AvailabilityChangedEvent:
     available: bool
 
 
-@dataclass
+@dataclass(eq=False)
 class _Member:
     tts: TTS[Any]
     available: bool = True
@@ -217,7 +218,7 @@ class _FallbackStream(Synthesis):
             logger.error("all TTSs are unavailable, retrying..")
         for member in adapter._members:
             if member.available or try_all:
-                forwarder = _Forwarder(adapter, member, emitter)
+                forwarder = _Forwarder(adapter, member, emitter, self._trace)
                 try:
                     await speak(member, forwarder)
                     forwarder.finish()
@@ -249,8 +250,15 @@ class _FallbackStream(Synthesis):
 class _Forwarder:
     """Carries a member's audio to the adapter's listener, at the adapter's sample rate."""
 
-    def __init__(self, adapter: FallbackAdapter, member: _Member, emitter: AudioEmitter) -> None:
+    def __init__(
+        self,
+        adapter: FallbackAdapter,
+        member: _Member,
+        emitter: AudioEmitter,
+        trace: RequestTrace,
+    ) -> None:
         self._adapter = adapter
+        self._trace = trace
         self._member = member
         self._emitter = emitter
         self._resampler: rtc.AudioResampler | None = None
@@ -262,6 +270,8 @@ class _Forwarder:
         if not self.spoke:
             self.spoke = True
             self._adapter._active = self._member
+            index = self._adapter._members.index(self._member)
+            self._trace.record_fallback(self._member.tts, index)
             if frame.sample_rate != self._adapter.sample_rate:
                 self._resampler = rtc.AudioResampler(
                     frame.sample_rate,
@@ -319,7 +329,9 @@ class FallbackChunkedStream(_FallbackStream, ChunkedStream):
         text, options = self._input_text, self._member_options(max_retry=0)
 
         async def speak_again(tts: TTS[Any]) -> None:
-            async with tts.synthesize(text, conn_options=options) as stream:
+            stream = tts.synthesize(text, conn_options=options)
+            stream._trace.attributes = RECOVERY
+            async with stream:
                 async for _ in stream:
                     pass
 
@@ -419,7 +431,9 @@ class FallbackSynthesizeStream(_FallbackStream, SynthesizeStream):
             if not tts.capabilities.streaming:
                 tts = adapter = StreamAdapter(tts=tts)
             try:
-                async with tts.stream(conn_options=options) as stream:
+                stream = tts.stream(conn_options=options)
+                stream._trace.attributes = RECOVERY
+                async with stream:
                     for token in tokens:
                         stream.push_text(token)
                     stream.end_input()
