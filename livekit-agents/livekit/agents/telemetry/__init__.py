@@ -17,15 +17,16 @@ __all__ = [
     "utils",
 ]
 
-__getattr__, __dir__ = attach(
-    __name__,
-    {
-        "DescribesOptions": ".traces",
-        "pii": ".pii:",
-        "set_tracer_provider": ".traces",
-        "trace_types": ".trace_types:",
-        "tracer": ".traces",
-        "traces": ".traces:",
-        "utils": ".utils:",
-    },
-)
+if not TYPE_CHECKING:  # a type checker shall know the names above and no others
+    __getattr__, __dir__ = attach(
+        __name__,
+        {
+            "DescribesOptions": ".traces",
+            "pii": ".pii:",
+            "set_tracer_provider": ".traces",
+            "trace_types": ".trace_types:",
+            "tracer": ".traces",
+            "traces": ".traces:",
+            "utils": ".utils:",
+        },
+    )

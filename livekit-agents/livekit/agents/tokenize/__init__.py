@@ -28,20 +28,21 @@ __all__ = [
     "utils",
 ]
 
-__getattr__, __dir__ = attach(
-    __name__,
-    {
-        "BufferedSentenceStream": ".token_stream",
-        "BufferedWordStream": ".token_stream",
-        "SentenceStream": ".tokenizer",
-        "SentenceTokenizer": ".tokenizer",
-        "TokenData": ".tokenizer",
-        "WordStream": ".tokenizer",
-        "WordTokenizer": ".tokenizer",
-        "basic": ".basic:",
-        "blingfire": ".blingfire:",
-        "token_stream": ".token_stream:",
-        "tokenizer": ".tokenizer:",
-        "utils": ".utils:",
-    },
-)
+if not TYPE_CHECKING:  # a type checker shall know the names above and no others
+    __getattr__, __dir__ = attach(
+        __name__,
+        {
+            "BufferedSentenceStream": ".token_stream",
+            "BufferedWordStream": ".token_stream",
+            "SentenceStream": ".tokenizer",
+            "SentenceTokenizer": ".tokenizer",
+            "TokenData": ".tokenizer",
+            "WordStream": ".tokenizer",
+            "WordTokenizer": ".tokenizer",
+            "basic": ".basic:",
+            "blingfire": ".blingfire:",
+            "token_stream": ".token_stream:",
+            "tokenizer": ".tokenizer:",
+            "utils": ".utils:",
+        },
+    )

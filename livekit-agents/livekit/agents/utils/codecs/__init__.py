@@ -9,11 +9,12 @@ if TYPE_CHECKING:
 
 __all__ = ["AudioStreamDecoder", "StreamBuffer"]
 
-__getattr__, __dir__ = attach(
-    __name__,
-    {
-        "AudioStreamDecoder": ".decoder",
-        "StreamBuffer": ".decoder",
-        "decoder": ".decoder:",
-    },
-)
+if not TYPE_CHECKING:  # a type checker shall know the names above and no others
+    __getattr__, __dir__ = attach(
+        __name__,
+        {
+            "AudioStreamDecoder": ".decoder",
+            "StreamBuffer": ".decoder",
+            "decoder": ".decoder:",
+        },
+    )
