@@ -14,7 +14,7 @@ from ._function_tool import FunctionTool, RawFunctionTool, ToolError
 from ._schema import arguments_model, context_class, type_hints
 
 if TYPE_CHECKING:
-    from ..voice.events import RunContext
+    from ..voice.run_context import RunContext
     from .chat_context import FunctionCall
 
 _RAW_ARGUMENTS = "raw_arguments"

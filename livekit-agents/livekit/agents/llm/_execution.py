@@ -18,7 +18,7 @@ from ._function_tool import FunctionTool, RawFunctionTool, StopResponse, ToolErr
 from .chat_context import FunctionCall, FunctionCallOutput
 
 if TYPE_CHECKING:
-    from ..voice.events import RunContext
+    from ..voice.run_context import RunContext
     from .llm import FunctionToolCall
     from .tool_context import ToolContext
 

@@ -167,12 +167,12 @@ def is_context_type(ty: Any, *, allow_subclasses: bool = False) -> bool:
         allow_subclasses: Let subclasses pass as well.
     """
     candidate = get_origin(ty) or ty
-    # Its module is large. Whatever is a RunContext has had it imported.
+    # Nothing is imported for the sake of other annotations.
     if not isinstance(candidate, type) or all(
         base.__name__ != "RunContext" for base in candidate.__mro__
     ):
         return False
-    from ..voice.events import RunContext
+    from ..voice.run_context import RunContext
 
     return issubclass(candidate, RunContext) if allow_subclasses else candidate is RunContext
 

@@ -14,7 +14,7 @@ from ..utils.aio import TaskScope
 from ._function_tool import Tool, find_function_tools
 
 if TYPE_CHECKING:
-    from ..voice.events import RunContext
+    from ..voice.run_context import RunContext
 
 CLOSE_TIMEOUT = 5.0
 """Seconds a toolset that is closed on its own waits for those nested in it."""
