@@ -89,6 +89,7 @@ class ReplayBuffer(Generic[T]):
 
         self._speech_open = False
         self._final_since_speech = False
+        self._reports_expected = True
 
         self._outage_limit: float | None = None
         self._dropped = 0.0
@@ -149,6 +150,19 @@ class ReplayBuffer(Generic[T]):
     def speech_open(self) -> bool:
         """Whether speech was reported that no final transcript has covered yet."""
         return self._speech_open
+
+    def expect_reports(self, expected: bool) -> None:
+        """Say whether the provider would tell if somebody spoke.
+
+        If not, audio it took silently may be speech, and all of it is kept, up to the capacity.
+        """
+        self._reports_expected = expected
+
+    @property
+    def _tail_limit(self) -> float:
+        if self._speech_open or not self._reports_expected:
+            return self._capacity
+        return min(self._capacity, _QUIET_TAIL)
 
     def observe(self, event: SpeechEvent, *, offset: float) -> None:
         """Learn from an event which audio need not be sent again.
@@ -225,7 +239,8 @@ class ReplayBuffer(Generic[T]):
         """
         if self._anchor is None:
             self._anchor = self._created_at
-        tail = self._tail() if self._capacity > 0 else []
+        self._trim()
+        tail = self._tail()
         self._waiting.extendleft(reversed(tail))
         self._waiting_duration += sum(held.duration for held in tail)
         self._taken.clear()
@@ -256,8 +271,10 @@ class ReplayBuffer(Generic[T]):
             return  # a mark means nothing without the audio before it
         self._taken.append(held)
         self._taken_duration += held.duration
-        limit = self._capacity if self._speech_open else min(self._capacity, _QUIET_TAIL)
-        while self._taken_duration > limit + _EPSILON:
+        self._trim()
+
+    def _trim(self) -> None:
+        while self._taken_duration > self._tail_limit + _EPSILON:
             self._forget_oldest()
 
     def _forget_oldest(self) -> float:
