@@ -270,7 +270,9 @@ class STTPump:
         """Report a failure; returns the seconds to wait before the node is called again."""
         if isinstance(failure, APIError):
             logger.warning(
-                "STT stream ended on an unrecoverable error, recreating", exc_info=failure
+                "STT stream ended on an unrecoverable error, recreating: %s",
+                failure,
+                extra={"retryable": failure.retryable},
             )
             return FIRST_DELAY if failure.retryable else self._backoff.next_delay()
         delay = self._backoff.next_delay()
