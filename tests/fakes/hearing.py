@@ -167,12 +167,16 @@ class ScriptedNode:
     """An `stt_node` that says what the test makes it say, and keeps the audio it gets."""
 
     def __init__(self) -> None:
-        self.calls = 0
+        self.called_at: list[float] = []
         self.frames: list[rtc.AudioFrame] = []
         self.events: Chan[Any] = Chan()
         self.closed = 0
         self.close_time = 0.0
         self.ignore_cancellation = False
+
+    @property
+    def calls(self) -> int:
+        return len(self.called_at)
 
     def say(self, *events: Any) -> None:
         """The node yields this, now. An exception is raised instead."""
@@ -185,7 +189,7 @@ class ScriptedNode:
         return self._run(audio)
 
     async def _run(self, audio: AsyncIterable[rtc.AudioFrame]) -> AsyncIterator[Any]:
-        self.calls += 1
+        self.called_at.append(now())
         reader = asyncio.get_running_loop().create_task(self._read(audio))
         try:
             while True:
