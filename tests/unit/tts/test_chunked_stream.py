@@ -127,6 +127,14 @@ async def test_errors_that_cannot_heal_end_it_at_once(error: Exception) -> None:
     assert listener.errors[0].error is error
 
 
+async def test_an_error_keeps_its_cause() -> None:
+    error = APIConnectionError("nobody there")
+    error.__cause__ = OSError("no route")
+    stream = FakeTTS(failures=[error] * 9).synthesize("hello")
+    with pytest.raises(APIConnectionError, match="caused by OSError: no route"):
+        await read(stream)
+
+
 async def test_no_audio_for_a_text_is_a_failure() -> None:
     tts = FakeTTS(seconds_per_char=0.0)
     listener = Listener(tts)

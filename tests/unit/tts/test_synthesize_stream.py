@@ -116,6 +116,31 @@ async def test_an_interrupted_utterance_reports_the_characters_it_used() -> None
     assert metrics.audio_duration > 0
 
 
+async def test_an_utterance_that_ended_before_its_input_did_is_reported_as_complete() -> None:
+    class Hasty(FakeTTS):
+        def stream(self, **kwargs: Any) -> SynthesizeStream:
+            class Stream(SynthesizeStream):
+                async def _run(self, output_emitter: AudioEmitter) -> None:
+                    output_emitter.initialize(
+                        request_id="r", sample_rate=8000, num_channels=1, mime_type="audio/pcm"
+                    )
+                    await self._input_ch.recv()
+                    self._mark_started()
+                    output_emitter.push(b"\0\1" * 800)
+
+            return Stream(tts=self, conn_options=APIConnectOptions())
+
+    tts = Hasty()
+    listener = Listener(tts)
+    stream = tts.stream()
+    stream.push_text("hello")
+    await read(stream)
+    (metrics,) = listener.metrics
+    assert not metrics.cancelled
+    assert metrics.characters_count == 5
+    assert metrics.audio_duration == pytest.approx(0.1)
+
+
 async def test_an_utterance_that_was_never_sent_reports_nothing() -> None:
     tts = FakeTTS()
     listener = Listener(tts)

@@ -13,7 +13,7 @@ from livekit import rtc
 
 from ..log import logger
 from ..types import USERDATA_TIMED_TRANSCRIPT, TimedString
-from ..utils.audio import AudioByteStream, silence_frame
+from ..utils.audio import AudioByteStream
 from ._data import SynthesizedAudio
 
 _TAIL_MS = 10
@@ -44,7 +44,7 @@ class AudioSegmenter:
         clock: Callable[[], float],
     ) -> None:
         self._request_id = request_id
-        self._format = (sample_rate, num_channels)  # of what was released last
+        self._format = (sample_rate, num_channels)  # of what is held, or was held last
         self._release = release
         self._clock = clock
         self._bytes = AudioByteStream(
@@ -55,7 +55,7 @@ class AudioSegmenter:
         )
         self._segment_id: str | None = None
         self._durations: list[float] = []
-        self._held: rtc.AudioFrame | None = None
+        self._held = bytearray()
         self._transcripts: list[TimedString] = []
         self._playback_end = 0.0
         self._flush_due: float | None = None
@@ -118,7 +118,7 @@ class AudioSegmenter:
         if self._segment_id is None:
             return
         for frame in self._bytes.flush():
-            self._held = frame if self._held is None else self._join(self._held, frame)
+            self._hold(frame)
         self._bytes.reset_progressive()
         self._release_held()
         self._flush_due = None
@@ -137,13 +137,12 @@ class AudioSegmenter:
                 "incomplete PCM sample at end of segment, discarding trailing bytes",
                 extra={"request_id": self._request_id, "segment_id": self._segment_id},
             )
-        if self._held is not None:
-            last, self._held = self._held, None
+        if self._held:
+            last, self._held = self._held, bytearray()
             self._send(last, final=True)
         elif self._durations[-1] > 0.0:
             # Everything went out in a flush: silence carries the mark and counts as no audio.
-            silence = silence_frame(_TAIL_MS / 1000, *self._format)
-            self._send(silence, final=True, counted=False)
+            self._send(bytes(self._tail_bytes()), final=True, counted=False)
         self._bytes.clear()
         self._segment_id = None
         self._flush_due = None
@@ -155,40 +154,42 @@ class AudioSegmenter:
 
     def _hold_tail(self, frame: rtc.AudioFrame) -> None:
         """Release all but the newest 10 ms of what is held and `frame`."""
-        if self._held is not None:
-            frame = self._join(self._held, frame)
-            self._held = None
-        tail = max(1, frame.sample_rate * _TAIL_MS // 1000)
-        cut = frame.samples_per_channel - tail
-        if cut <= 0:
-            self._held = _frame_like(frame, frame.data.cast("B"))  # userdata of its own
-            return
-        data = frame.data.cast("B")
-        cut_bytes = cut * frame.num_channels * 2
-        self._held = _frame_like(frame, data[cut_bytes:])
-        self._send(_frame_like(frame, data[:cut_bytes]))
+        self._hold(frame)
+        cut = len(self._held) - self._tail_bytes()
+        if cut > 0:
+            released, self._held = self._held[:cut], self._held[cut:]
+            self._send(released)
 
-    def _join(self, held: rtc.AudioFrame, frame: rtc.AudioFrame) -> rtc.AudioFrame:
-        if (held.sample_rate, held.num_channels) != (frame.sample_rate, frame.num_channels):
+    def _hold(self, frame: rtc.AudioFrame) -> None:
+        format = (frame.sample_rate, frame.num_channels)
+        if format != self._format:
             # Audio of another format can't share a frame with it, but must not overtake it either.
-            self._send(held)
-            return frame
-        joined = bytearray(held.data.cast("B"))
-        joined += frame.data.cast("B")
-        return _frame_like(frame, joined)
+            self._release_held()
+            self._format = format
+        self._held += frame.data.cast("B")
 
     def _release_held(self) -> None:
-        if self._held is not None:
-            frame, self._held = self._held, None
-            self._send(frame)
+        if self._held:
+            released, self._held = self._held, bytearray()
+            self._send(released)
 
-    def _send(self, frame: rtc.AudioFrame, *, final: bool = False, counted: bool = True) -> None:
+    def _tail_bytes(self) -> int:
+        sample_rate, num_channels = self._format
+        return max(1, sample_rate * _TAIL_MS // 1000) * num_channels * 2
+
+    def _send(self, data: bytes | bytearray, *, final: bool = False, counted: bool = True) -> None:
+        sample_rate, num_channels = self._format
+        frame = rtc.AudioFrame(
+            data,
+            sample_rate,
+            num_channels,
+            len(data) // (num_channels * 2),
+            userdata={USERDATA_TIMED_TRANSCRIPT: self._transcripts},
+        )
+        self._transcripts = []
         seconds = frame.duration if counted else 0.0
         self._durations[-1] += seconds
         self._playback_end = max(self._playback_end, self._clock()) + seconds
-        self._format = (frame.sample_rate, frame.num_channels)
-        frame.userdata[USERDATA_TIMED_TRANSCRIPT] = self._transcripts
-        self._transcripts = []
         self._release(
             SynthesizedAudio(
                 frame=frame,
@@ -198,8 +199,3 @@ class AudioSegmenter:
             ),
             seconds,
         )
-
-
-def _frame_like(frame: rtc.AudioFrame, data: bytearray | memoryview) -> rtc.AudioFrame:
-    samples = len(data) // (frame.num_channels * 2)
-    return rtc.AudioFrame(data, frame.sample_rate, frame.num_channels, samples)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from typing_extensions import Self
 
 from .._exceptions import APIError, APIStatusError
+from .._streams import CLOSE_GRACE, report_survivors
 from ..log import logger
-from ..utils.aio import Chan, ChanClosed, Survivor, TaskScope
+from ..utils.aio import Chan, ChanClosed, TaskScope
 from ..utils.retry import RetryPolicy
 from ._data import SynthesizedAudio, TTSError
 from ._tracing import RequestTrace
@@ -22,9 +23,6 @@ from .audio_emitter import AudioEmitter
 if TYPE_CHECKING:
     from ..types import APIConnectOptions
     from .tts import TTS
-
-_CLOSE_GRACE = 2.0
-"""Seconds a plugin gets to react to its cancellation."""
 
 NESTED_SHARE = 0.4
 """Part of a stream's grace that a stream inside it gets: less than half, at which time the outer
@@ -86,7 +84,7 @@ class Synthesis(ABC):
         self._failure: BaseException | None = None
         self._closing = False
         self._output_ended = False
-        self._close_grace = _CLOSE_GRACE
+        self._close_grace = CLOSE_GRACE
 
         self._scope = TaskScope(tts._label)
         # Subclasses go on with their own set-up after this constructor. A task factory that runs
@@ -95,7 +93,7 @@ class Synthesis(ABC):
         self._task = self._scope.spawn(
             self._main_task(), name=f"{type(self).__name__}._main_task", log_errors=False
         )
-        self._task.add_done_callback(_retrieve)
+        self._task.add_done_callback(self._on_task_done)
         self._constructing = False
 
     @abstractmethod
@@ -263,6 +261,11 @@ class Synthesis(ABC):
             self._report_end(cancelled=cancelled)
         self._trace.end()
 
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            task.exception()  # taken: the consumer sees it, or `aclose` made it moot
+        self._end_output(cancelled=task.cancelled())  # it may have been cancelled before it ran
+
     async def aclose(self) -> None:
         """Stop, whatever the provider's code does.
 
@@ -275,11 +278,9 @@ class Synthesis(ABC):
         if self._emitter is not None:
             self._emitter._detach()
         try:
-            survivors = await self._scope.cancel(self._close_grace)
+            report_survivors(await self._scope.cancel(self._close_grace))
         finally:
             self._end_output(cancelled=True)
-        for survivor in survivors:
-            report_survivor(survivor)
 
     def _nested(self, stream: _S) -> _S:
         """Let a stream that `_run` opens end well within this one's own grace."""
@@ -292,9 +293,10 @@ class Synthesis(ABC):
         try:
             return await self._event_ch.recv()
         except ChanClosed:
-            if self._failure is not None and not self._closing:
-                raise self._failure from None
-            raise StopAsyncIteration from None
+            pass
+        if self._failure is not None and not self._closing:
+            raise self._failure  # not "from" anything: it keeps the cause it has
+        raise StopAsyncIteration
 
     def __aiter__(self) -> AsyncIterator[SynthesizedAudio]:
         return self
@@ -311,21 +313,5 @@ class Synthesis(ABC):
         await self.aclose()
 
 
-def report_survivor(survivor: Survivor) -> None:
-    """Log a task that ignored its cancellation."""
-    logger.error(
-        "%s: %s ignored its cancellation and is abandoned\n%s",
-        survivor.owner,
-        survivor.name,
-        survivor.stack,
-    )
-
-
 def _gave_up(error: Exception) -> bool:
     return isinstance(error, APIStatusError) and error.status_code == _CLIENT_CLOSED_REQUEST
-
-
-def _retrieve(task: asyncio.Task[None]) -> None:
-    """Take the result: the consumer sees a failure, or `aclose` made it moot."""
-    if not task.cancelled():
-        task.exception()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from livekit import rtc
 
+from .._streams import report_survivors
 from ..log import logger
 from ..types import TimedString
 from ..utils.aio import Chan, TaskScope
@@ -235,7 +236,7 @@ class AudioEmitter:
         """Drop what was not handed on yet, and stop. Idempotent, and bounded."""
         self._detach()
         if self._scope is not None:
-            await self._scope.cancel(_DECODER_GRACE)
+            report_survivors(await self._scope.cancel(_DECODER_GRACE))
 
     # -- used by the base classes
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from livekit import rtc
 
 from .._exceptions import APIConnectionError
+from .._streams import CLOSE_GRACE, report_survivors
 from ..log import logger
 from ..types import DEFAULT_API_CONNECT_OPTIONS, USERDATA_TIMED_TRANSCRIPT, APIConnectOptions
 from ..utils.aio import TaskScope
 from ..utils.misc import shortuuid
 from ._repeats import RepeatTrimmer
-from ._synthesis import NESTED_SHARE, Synthesis, report_survivor
+from ._synthesis import NESTED_SHARE, Synthesis
 from ._tracing import RECOVERY, RequestTrace
 from .audio_emitter import AudioEmitter
 from .stream_adapter import StreamAdapter
@@ -30,7 +31,6 @@ DEFAULT_FALLBACK_API_CONNECT_OPTIONS = APIConnectOptions(
     max_retry=0, timeout=DEFAULT_API_CONNECT_OPTIONS.timeout
 )
 
-_CLOSE_GRACE = 2.0
 _PROBE_LIMIT = 60.0
 """Seconds after which a member that is being tried out counts as still broken."""
 
@@ -140,8 +140,7 @@ class FallbackAdapter(TTS[Literal["tts_availability_changed"]]):
         self._closed = True  # first: a stream that is still unwinding must start no probe
         for member in self._members:
             member.tts.off("metrics_collected", self._forward_metrics)
-        for survivor in await self._scope.cancel(_CLOSE_GRACE):
-            report_survivor(survivor)
+        report_survivors(await self._scope.cancel(CLOSE_GRACE))
 
     @property
     def _next(self) -> _Member:
@@ -372,7 +371,7 @@ class FallbackSynthesizeStream(_FallbackStream, SynthesizeStream):
             await self._walk(self._speak, output_emitter)
         finally:
             self._speaking = None
-            await scope.cancel(self._close_grace * NESTED_SHARE)
+            report_survivors(await scope.cancel(self._close_grace * NESTED_SHARE))
 
     async def _feed(self) -> None:
         """Record the text as it is written, and hand it to the member that speaks."""

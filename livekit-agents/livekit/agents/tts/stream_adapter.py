@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import tokenize
+from .._streams import report_survivors
 from ..types import (
     DEFAULT_API_CONNECT_OPTIONS,
     NOT_GIVEN,
@@ -160,7 +161,7 @@ class StreamAdapterWrapper(SynthesizeStream):
         finally:
             scope.cancel_soon()
             await sentences.aclose()
-            await scope.cancel(self._close_grace * NESTED_SHARE)
+            report_survivors(await scope.cancel(self._close_grace * NESTED_SHARE))
 
     async def _feed(self, sentences: tokenize.SentenceStream) -> None:
         """Hand the text to the tokenizer as it is written."""

@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from .. import tokenize
+from .._streams import report_survivors
 from ..utils.aio import TaskScope
 from .audio_emitter import AudioEmitter
 
@@ -182,7 +183,7 @@ class StreamPacerWrapper(tokenize.SentenceStream):
         try:
             await self._sent_stream.aclose()
         finally:
-            await self._scope.cancel(_CLOSE_GRACE)
+            report_survivors(await self._scope.cancel(_CLOSE_GRACE))
 
     async def _receive(self) -> None:
         try:

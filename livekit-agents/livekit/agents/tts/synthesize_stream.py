@@ -7,11 +7,12 @@ import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .._exceptions import APIError, APITimeoutError
+from .._streams import CLOSE_GRACE
 from ..log import logger
 from ..types import USERDATA_TTS_STARTED_TIME
 from ..utils.aio import Chan
 from ._data import SynthesizedAudio
-from ._synthesis import _CLOSE_GRACE, Synthesis, Tally
+from ._synthesis import Synthesis, Tally
 from .audio_emitter import AudioEmitter
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class SynthesizeStream(Synthesis):
         self._tally = Tally()
         self._started_at: float | None = None
         self._started_stamp = 0.0
+        self._complete = False
 
         self._text_sent_at: float | None = None  # in the current attempt
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -208,7 +210,7 @@ class SynthesizeStream(Synthesis):
         else:
             self._idled_out = True
             self._task.cancel()
-            self._idle_timer = self._loop.call_later(_CLOSE_GRACE, self._give_up_idle)
+            self._idle_timer = self._loop.call_later(CLOSE_GRACE, self._give_up_idle)
 
     def _give_up_idle(self) -> None:
         """The plugin ignored the cancellation, too: end the stream without it."""
@@ -238,13 +240,14 @@ class SynthesizeStream(Synthesis):
             audio.frame.userdata[USERDATA_TTS_STARTED_TIME] = self._started_stamp
         self._tally.add(audio, seconds, self._loop.time())
         if audio.is_final:
+            self._complete = True
             self._report_segment()
 
     def _report_segment(self) -> None:
-        tally, self._tally = self._tally, Tally()
         started_at, text = self._started_at, self._flushed_text
         if started_at is None or not text or not self._reports_metrics:
             return
+        tally, self._tally = self._tally, Tally()
         self._started_at = None
         self._flushed_text = ""
         self._emit_metrics(
@@ -259,6 +262,6 @@ class SynthesizeStream(Synthesis):
                 self._tally,
                 started_at=self._started_at,
                 characters_count=len(text),
-                cancelled=True,
+                cancelled=cancelled or not self._complete,
             )
             self._started_at = None
