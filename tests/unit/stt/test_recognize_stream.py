@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -94,7 +95,12 @@ async def test_run_begins_only_after_the_subclass_is_constructed() -> None:
 async def test_pushing_after_the_end_is_refused() -> None:
     async with FakeSTT().stream() as stream:
         stream.end_input()
-        for late in (lambda: stream.push_frame(silence(0.1)), stream.flush, stream.end_input):
+        late_calls: list[Callable[[], None]] = [
+            lambda: stream.push_frame(silence(0.1)),
+            stream.flush,
+            stream.end_input,
+        ]
+        for late in late_calls:
             with pytest.raises(RuntimeError, match="input ended"):
                 late()
 

@@ -307,7 +307,11 @@ def test_stereo_and_odd_sizes_are_cut_at_whole_samples(sizes: list[int], end: fl
     buffer.observe(final(end), offset=0.0)
     buffer.observe(START, offset=0.0)
     buffer.rewind()
-    left = sum(buffer.popleft().samples_per_channel for _ in range(len(buffer)))  # type: ignore[union-attr]
+    left = 0
+    while len(buffer):
+        item = buffer.popleft()
+        assert isinstance(item, rtc.AudioFrame)
+        left += item.samples_per_channel
     plausible = 0 < end <= total / RATE + 0.2
     expected = max(0.0, total - end * RATE) if plausible else 0
     assert left == pytest.approx(min(expected, 10 * RATE), abs=200)

@@ -98,7 +98,7 @@ def test_connecting_alone_restores_nothing() -> None:
 
 @pytest.mark.parametrize("timeout_error", [TIMED_OUT, "caused", "in context"])
 def test_outliving_the_timeout_with_a_timeout_restores_nothing(timeout_error: object) -> None:
-    error = TIMED_OUT
+    error: APIConnectionError = TIMED_OUT
     if timeout_error == "caused":
         error = APIConnectionError("cannot connect")
         error.__cause__ = asyncio.TimeoutError()

@@ -359,8 +359,8 @@ async def test_closing_makes_no_member_unavailable() -> None:
                 raise DOWN from None
 
     class FailingSTT(FakeSTT):
-        def stream(self, *, conn_options: APIConnectOptions, **_: Any) -> FakeRecognizeStream:
-            return FailsOnClose(stt=self, conn_options=conn_options)
+        def stream(self, **options: Any) -> FakeRecognizeStream:
+            return FailsOnClose(stt=self, conn_options=options["conn_options"])
 
     a, b = FailingSTT(label="a"), FakeSTT(label="b")
     stt = FallbackAdapter([a, b])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -58,14 +59,19 @@ async def test_a_flush_keeps_its_place_among_the_frames() -> None:
         stream.push_frame(silence(0.1))
         stream.end_input()
         await drain(stream)
-    kinds = [type(item).__name__ for item in stream.items]  # type: ignore[attr-defined]
+    kinds = [type(item).__name__ for item in stream.items]
     assert kinds == ["AudioFrame", "_FlushSentinel", "AudioFrame", "_FlushSentinel"]
 
 
 async def test_pushing_after_the_end_is_refused() -> None:
     async with FakeVAD().stream() as stream:
         stream.end_input()
-        for late in (lambda: stream.push_frame(silence(0.1)), stream.flush, stream.end_input):
+        late_calls: list[Callable[[], None]] = [
+            lambda: stream.push_frame(silence(0.1)),
+            stream.flush,
+            stream.end_input,
+        ]
+        for late in late_calls:
             with pytest.raises(RuntimeError, match=r"fakes.vad.FakeVADStream input ended"):
                 late()
 

@@ -154,6 +154,7 @@ class _VADStream(vad.VADStream):
         self._executor = executor
         self._windows: _Windows | None = None
         self._lag = 0.0
+        self._other_rate_reported = False
 
     def update_options(self, **changes: float) -> None:
         self._segmenter.options = replace(self._segmenter.options, **changes)
@@ -183,15 +184,17 @@ class _VADStream(vad.VADStream):
         if self._windows is None:
             self._windows = _Windows(frame.sample_rate)
         elif self._windows.sample_rate != frame.sample_rate:
-            logger.error(
-                "a frame with another sample rate was already pushed",
-                extra={
-                    "sample_rate": frame.sample_rate,
-                    "expected_sample_rate": self._windows.sample_rate,
-                },
-            )
+            self._report_other_rate(frame.sample_rate, self._windows.sample_rate)
             return iter(())
         return self._windows.cut(frame)
+
+    def _report_other_rate(self, rate: int, expected: int) -> None:
+        if not self._other_rate_reported:  # they come fifty times a second
+            self._other_rate_reported = True
+            logger.error(
+                "a frame with another sample rate was already pushed; such frames are dropped",
+                extra={"sample_rate": rate, "expected_sample_rate": expected},
+            )
 
     async def _judge(self, model: Any, window: rtc.AudioFrame) -> None:
         assert self._windows is not None
@@ -233,10 +236,6 @@ class _Windows:
         self._resampled = bytearray()
         self._silent_windows = 0
         self._resampler: rtc.AudioResampler | None = None
-        if self.sample_rate != _MODEL_RATE:
-            self._resampler = rtc.AudioResampler(
-                self.sample_rate, _MODEL_RATE, quality=rtc.AudioResamplerQuality.QUICK
-            )
 
     def cut(self, frame: rtc.AudioFrame) -> Iterator[rtc.AudioFrame]:
         """The windows that this frame completes, at the rate of the input."""
@@ -256,11 +255,15 @@ class _Windows:
         """The window as 512 samples at 16 kHz."""
         import numpy as np
 
-        if self._resampler is None:
+        if self.sample_rate == _MODEL_RATE:
             return np.frombuffer(window.data, dtype=np.int16)
         if self._is_silent(window):
             # Digital silence, as from a muted microphone: the resampler has nothing to add.
             return np.zeros(_WINDOW_SAMPLES, dtype=np.int16)
+        if self._resampler is None:
+            self._resampler = rtc.AudioResampler(
+                self.sample_rate, _MODEL_RATE, quality=rtc.AudioResamplerQuality.QUICK
+            )
         for frame in self._resampler.push(window):
             self._resampled += frame.data.cast("B")
         missing = _WINDOW_BYTES - len(self._resampled)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -67,7 +67,7 @@ class FallbackAdapter(STT[Literal["stt_availability_changed"]]):
 
     def __init__(
         self,
-        stt: list[STT[Any]],
+        stt: Sequence[STT[Any]],
         *,
         vad: VAD | None = None,
         attempt_timeout: float = 10.0,
@@ -101,7 +101,9 @@ class FallbackAdapter(STT[Literal["stt_availability_changed"]]):
         for member in self._members:
             member.stt.on("metrics_collected", self._on_metrics_collected)
 
-    def _streaming(self, member: STT[Any], members: list[STT[Any]], vad: VAD | None) -> STT[Any]:
+    def _streaming(
+        self, member: STT[Any], members: Sequence[STT[Any]], vad: VAD | None
+    ) -> STT[Any]:
         if member.capabilities.streaming:
             return member
         if vad is None:
