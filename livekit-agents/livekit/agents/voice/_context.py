@@ -98,3 +98,18 @@ def bound(var: ContextVar[T], value: T) -> Iterator[None]:
         yield
     finally:
         var.reset(token)
+
+
+@contextmanager
+def neutral() -> Iterator[None]:
+    """Belong to no speech, tool or hook: for work that merely was requested from inside one."""
+    with (
+        bound(current_activity, None),
+        bound(current_speech_handle, None),
+        bound(current_function_call, None),
+        bound(on_enter_marker, None),
+        bound(speech_task, None),
+        bound(in_exit_hook, False),
+        bound(inline_owner, None),
+    ):
+        yield

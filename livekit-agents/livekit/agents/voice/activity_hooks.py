@@ -234,4 +234,3 @@ class ActivityRecognitionHooks(RecognitionHooks):
         if handle is not None and hasattr(metrics, "speech_id") and metrics.speech_id is None:
             metrics.speech_id = handle.id
         self._session._on_metrics(metrics)
-

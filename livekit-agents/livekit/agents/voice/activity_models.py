@@ -16,9 +16,7 @@ from .session_options import (
 from .turn import EndpointingOptions, PreemptiveGenerationOptions, TurnDetectionMode
 
 if TYPE_CHECKING:
-    from .. import stt as stt_module
-    from .. import tts as tts_module
-    from .. import vad as vad_module
+    from .. import stt as stt_module, tts as tts_module, vad as vad_module
     from .agent import Agent
     from .agent_session import AgentSession
     from .tool_executor import ToolHandlingOptions
@@ -51,19 +49,19 @@ class ActivityModels:
         return getattr(self._session, name) if isinstance(given, NotGiven) else given
 
     @property
-    def stt(self) -> stt_module.STT | None:
+    def stt(self) -> stt_module.STT[Any] | None:
         """The STT in use."""
-        return cast("stt_module.STT | None", self._of("_stt"))
+        return cast("stt_module.STT[Any] | None", self._of("_stt"))
 
     @property
-    def llm(self) -> LLM | RealtimeModel | None:
+    def llm(self) -> LLM[Any] | RealtimeModel | None:
         """The LLM or realtime model in use."""
-        return cast("LLM | RealtimeModel | None", self._of("_llm"))
+        return cast("LLM[Any] | RealtimeModel | None", self._of("_llm"))
 
     @property
-    def tts(self) -> tts_module.TTS | None:
+    def tts(self) -> tts_module.TTS[Any] | None:
         """The TTS in use."""
-        return cast("tts_module.TTS | None", self._of("_tts"))
+        return cast("tts_module.TTS[Any] | None", self._of("_tts"))
 
     @property
     def vad(self) -> vad_module.VAD | None:
@@ -174,7 +172,7 @@ class ActivityModels:
         Read anew for every reply, so a change counts from the next one.
         """
         given = self._agent._expressive
-        wanted = given if is_given(given) else self._session._expressive
+        wanted = self._session._expressive if isinstance(given, NotGiven) else given
         if wanted is False or (model := self.tts) is None:
             return None
         from ..tts import expressive_provider_key

@@ -323,7 +323,9 @@ def apply_swap(activity: AgentActivity, *, stt: bool, vad: bool) -> None:
             activity.agent.stt_node if model is not None else None,
             stt_model=model.model if model is not None else None,
             stt_provider=model.provider if model is not None else None,
-            stt_aligned_transcript=bool(model is not None and model.capabilities.aligned_transcript),
+            stt_aligned_transcript=bool(
+                model is not None and model.capabilities.aligned_transcript
+            ),
         )
         activity.session._keyterms.swap_stt(model)
     if vad:

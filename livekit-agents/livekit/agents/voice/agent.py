@@ -20,10 +20,7 @@ from .session_options import agent_turn_handling
 if TYPE_CHECKING:
     from livekit import rtc
 
-    from .. import llm as llm_module
-    from .. import stt as stt_module
-    from .. import tts as tts_module
-    from .. import vad as vad_module
+    from .. import llm as llm_module, stt as stt_module, tts as tts_module, vad as vad_module
     from ..types import TimedString
     from .agent_activity import AgentActivity
     from .agent_session import AgentSession, ExpressiveOptions
@@ -63,14 +60,14 @@ class Agent:
         id: str | None = None,
         chat_ctx: NotGivenOr[ChatContext | None] = NOT_GIVEN,
         tools: list[Tool | Toolset] | None = None,
-        stt: NotGivenOr[stt_module.STT | str | None] = NOT_GIVEN,
+        stt: NotGivenOr[stt_module.STT[Any] | str | None] = NOT_GIVEN,
         vad: NotGivenOr[vad_module.VAD | None] = NOT_GIVEN,
         turn_handling: NotGivenOr[TurnHandlingOptions] = NOT_GIVEN,
         tool_handling: NotGivenOr[ToolHandlingOptions] = NOT_GIVEN,
         llm: NotGivenOr[
-            llm_module.LLM | llm_module.RealtimeModel | llm_module.DuplexModel | str | None
+            llm_module.LLM[Any] | llm_module.RealtimeModel | llm_module.DuplexModel | str | None
         ] = NOT_GIVEN,
-        tts: NotGivenOr[tts_module.TTS | str | None] = NOT_GIVEN,
+        tts: NotGivenOr[tts_module.TTS[Any] | str | None] = NOT_GIVEN,
         expressive: NotGivenOr[bool | ExpressiveOptions] = NOT_GIVEN,
         min_consecutive_speech_delay: NotGivenOr[float] = NOT_GIVEN,
         use_tts_aligned_transcript: NotGivenOr[bool] = NOT_GIVEN,
@@ -153,17 +150,17 @@ class Agent:
             self._activity.update_options(turn_detection=value)
 
     @property
-    def stt(self) -> NotGivenOr[stt_module.STT | None]:
+    def stt(self) -> NotGivenOr[stt_module.STT[Any] | None]:
         """As given; NOT_GIVEN means the session's."""
         return self._stt
 
     @property
-    def llm(self) -> NotGivenOr[llm_module.LLM | llm_module.RealtimeModel | None]:
+    def llm(self) -> NotGivenOr[llm_module.LLM[Any] | llm_module.RealtimeModel | None]:
         """As given; NOT_GIVEN means the session's."""
         return self._llm
 
     @property
-    def tts(self) -> NotGivenOr[tts_module.TTS | None]:
+    def tts(self) -> NotGivenOr[tts_module.TTS[Any] | None]:
         """As given; NOT_GIVEN means the session's."""
         return self._tts
 
@@ -233,7 +230,7 @@ class Agent:
         return recognition
 
     @property
-    def realtime_llm_session(self) -> llm_module.RealtimeSession:
+    def realtime_llm_session(self) -> llm_module.RealtimeSession[Any]:
         """The live session with a realtime model. Raises RuntimeError when there is none."""
         session = self._get_activity_or_raise().realtime_llm_session
         if session is None:
@@ -297,10 +294,10 @@ class Agent:
     def update_options(
         self,
         *,
-        stt: NotGivenOr[stt_module.STT | str | None] = NOT_GIVEN,
+        stt: NotGivenOr[stt_module.STT[Any] | str | None] = NOT_GIVEN,
         vad: NotGivenOr[vad_module.VAD | None] = NOT_GIVEN,
-        llm: NotGivenOr[llm_module.LLM | llm_module.RealtimeModel | str | None] = NOT_GIVEN,
-        tts: NotGivenOr[tts_module.TTS | str | None] = NOT_GIVEN,
+        llm: NotGivenOr[llm_module.LLM[Any] | llm_module.RealtimeModel | str | None] = NOT_GIVEN,
+        tts: NotGivenOr[tts_module.TTS[Any] | str | None] = NOT_GIVEN,
         expressive: NotGivenOr[bool | ExpressiveOptions] = NOT_GIVEN,
     ) -> None:
         """Swap models; live, if the agent runs. Nothing is changed if one of them can't be.
@@ -420,11 +417,11 @@ class AgentTask(Agent, Generic[TaskResult_T]):
         instructions: str | llm_module.Instructions,
         chat_ctx: NotGivenOr[ChatContext] = NOT_GIVEN,
         tools: list[Tool | Toolset] | None = None,
-        stt: NotGivenOr[stt_module.STT | str | None] = NOT_GIVEN,
+        stt: NotGivenOr[stt_module.STT[Any] | str | None] = NOT_GIVEN,
         vad: NotGivenOr[vad_module.VAD | None] = NOT_GIVEN,
         turn_handling: NotGivenOr[TurnHandlingOptions] = NOT_GIVEN,
-        llm: NotGivenOr[llm_module.LLM | llm_module.RealtimeModel | str | None] = NOT_GIVEN,
-        tts: NotGivenOr[tts_module.TTS | str | None] = NOT_GIVEN,
+        llm: NotGivenOr[llm_module.LLM[Any] | llm_module.RealtimeModel | str | None] = NOT_GIVEN,
+        tts: NotGivenOr[tts_module.TTS[Any] | str | None] = NOT_GIVEN,
         preserve_function_call_history: bool = False,
         turn_detection: NotGivenOr[TurnDetectionMode | None] = NOT_GIVEN,
         allow_interruptions: NotGivenOr[bool] = NOT_GIVEN,
@@ -486,7 +483,7 @@ class AgentTask(Agent, Generic[TaskResult_T]):
         return run_inline(self).__await__()
 
 
-def resolve_stt(value: NotGivenOr[stt_module.STT | str | None]) -> NotGivenOr[Any]:
+def resolve_stt(value: NotGivenOr[stt_module.STT[Any] | str | None]) -> NotGivenOr[Any]:
     """Make an STT of a model string; anything else is passed through."""
     if isinstance(value, str):
         from ..inference import STT
@@ -495,7 +492,7 @@ def resolve_stt(value: NotGivenOr[stt_module.STT | str | None]) -> NotGivenOr[An
     return value
 
 
-def resolve_tts(value: NotGivenOr[tts_module.TTS | str | None]) -> NotGivenOr[Any]:
+def resolve_tts(value: NotGivenOr[tts_module.TTS[Any] | str | None]) -> NotGivenOr[Any]:
     """Make a TTS of a model string; anything else is passed through."""
     if isinstance(value, str):
         from ..inference import TTS

@@ -75,7 +75,7 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
         self.scheduler = SpeechScheduler(self, owner=f"speech of {agent.id}")
         self.tool_choice: NotGivenOr[Any] = NOT_GIVEN
         self.recognition: AudioRecognition | None = None
-        self._rt_session: RealtimeSession | None = None
+        self._rt_session: RealtimeSession[Any] | None = None
         self._mcp_toolsets: list[Toolset] = []
         self._streams: set[Any] = set()
         self._silence: rtc.AudioFrame | None = None
@@ -148,7 +148,7 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
         return self.scheduler.current_speech
 
     @property
-    def realtime_llm_session(self) -> RealtimeSession | None:
+    def realtime_llm_session(self) -> RealtimeSession[Any] | None:
         """The live session with a realtime model, or None."""
         return self._rt_session
 
@@ -529,7 +529,7 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
 
     # -- realtime models ------------------------------------------------------------------------
 
-    async def push_realtime_state(self, session: RealtimeSession, *, adopted: bool) -> None:
+    async def push_realtime_state(self, session: RealtimeSession[Any], *, adopted: bool) -> None:
         """Give a realtime session this agent's instructions, context and tools."""
         from .replies.realtime import push_state
 

@@ -17,9 +17,9 @@ from ..types import NOT_GIVEN, NotGiven, NotGivenOr
 from ..utils import is_given
 from ..utils.aio import TaskScope
 from . import session_start
-from ._context import in_exit_hook
+from ._context import in_exit_hook, neutral
 from .agent import resolve_llm, resolve_stt, resolve_tts
-from .closing import ClosePlan, Progress, Step, check_timeout
+from .closing import ClosePlan, Progress, Step
 from .events import (
     AgentEvent,
     AgentState,
@@ -60,10 +60,7 @@ from .speech_handle import InputDetails, SpeechHandle
 if TYPE_CHECKING:
     from livekit import rtc
 
-    from .. import llm as llm_module
-    from .. import stt as stt_module
-    from .. import tts as tts_module
-    from .. import vad as vad_module
+    from .. import llm as llm_module, stt as stt_module, tts as tts_module, vad as vad_module
     from .agent import Agent
     from .agent_activity import AgentActivity
     from .run_result import RunOutputOptions, RunResult
@@ -94,12 +91,12 @@ class AgentSession(IsolatedEmitter[EventTypes], Generic[Userdata_T]):
     def __init__(
         self,
         *,
-        stt: NotGivenOr[stt_module.STT | str] = NOT_GIVEN,
+        stt: NotGivenOr[stt_module.STT[Any] | str] = NOT_GIVEN,
         vad: NotGivenOr[vad_module.VAD | None] = NOT_GIVEN,
         llm: NotGivenOr[
-            llm_module.LLM | llm_module.RealtimeModel | llm_module.DuplexModel | str
+            llm_module.LLM[Any] | llm_module.RealtimeModel | llm_module.DuplexModel | str
         ] = NOT_GIVEN,
-        tts: NotGivenOr[tts_module.TTS | str] = NOT_GIVEN,
+        tts: NotGivenOr[tts_module.TTS[Any] | str] = NOT_GIVEN,
         turn_handling: NotGivenOr[TurnHandlingOptions] = NOT_GIVEN,
         stt_context_options: NotGivenOr[STTContextOptions] = NOT_GIVEN,
         tools: NotGivenOr[list[llm_module.Tool | llm_module.Toolset]] = NOT_GIVEN,
@@ -194,11 +191,8 @@ class AgentSession(IsolatedEmitter[EventTypes], Generic[Userdata_T]):
         context_options = (
             stt_context_options
             if is_given(stt_context_options)
-            else STTContextOptions(
-                **cast(Any, keyterms_options if is_given(keyterms_options) else {})
-            )
+            else cast("STTContextOptions", keyterms_options if is_given(keyterms_options) else {})
         )
-        check_timeout("session_close_transcript_timeout", session_close_transcript_timeout)
         self._aec_warmup_given = is_given(aec_warmup_duration)
         self._options = AgentSessionOptions(
             turn_handling=session_turn_handling(given_turns),
@@ -226,12 +220,12 @@ class AgentSession(IsolatedEmitter[EventTypes], Generic[Userdata_T]):
             teardown_timeout=teardown_timeout,
             drain_timeout=drain_timeout,
         )
-        self._options.close_budgets  # noqa: B018 - a wrong timeout is an error now, not at the close
+        self._options.check()
         self._loop = loop
         self._conn_options = conn_options if is_given(conn_options) else SessionConnectOptions()
-        self._stt: stt_module.STT | None = resolve_stt(stt) or None
-        self._llm: Any = resolve_llm(llm) or None
-        self._tts: tts_module.TTS | None = resolve_tts(tts) or None
+        self._stt: stt_module.STT[Any] | None = _or_none(resolve_stt(stt))
+        self._llm: Any = _or_none(resolve_llm(llm))
+        self._tts: tts_module.TTS[Any] | None = _or_none(resolve_tts(tts))
         self._default_vad = isinstance(vad, NotGiven)
         self._vad: vad_module.VAD | None = session_start.default_vad() if self._default_vad else vad  # type: ignore[assignment]
         self._tools = list(tools) if is_given(tools) else []
@@ -334,7 +328,7 @@ class AgentSession(IsolatedEmitter[EventTypes], Generic[Userdata_T]):
         return self._history
 
     @property
-    def stt(self) -> stt_module.STT | None:
+    def stt(self) -> stt_module.STT[Any] | None:
         """The session's STT, for agents that bring none."""
         return self._stt
 
@@ -344,7 +338,7 @@ class AgentSession(IsolatedEmitter[EventTypes], Generic[Userdata_T]):
         return self._llm
 
     @property
-    def tts(self) -> tts_module.TTS | None:
+    def tts(self) -> tts_module.TTS[Any] | None:
         """The session's TTS, for agents that bring none."""
         return self._tts
 
@@ -664,7 +658,7 @@ class AgentSession(IsolatedEmitter[EventTypes], Generic[Userdata_T]):
                 self._options.turn_handling["turn_detection"] = turn_detection
         if is_given(keyterms):
             self._keyterms.set_static_keyterms(keyterms)
-        if is_given(expressive):
+        if not isinstance(expressive, NotGiven):
             self._expressive = expressive
         if self._activity is not None:
             self._activity.update_options(
@@ -752,9 +746,10 @@ class AgentSession(IsolatedEmitter[EventTypes], Generic[Userdata_T]):
         if not self._started and self._start_task is None:
             return
         self._close = SessionClose(self, reason=reason, drain=drain, error=error)
-        self._closing_task = self._close_scope.spawn(
-            self._aclose_impl(reason=reason, drain=drain, error=error), name="close session"
-        )
+        with neutral():
+            self._closing_task = self._close_scope.spawn(
+                self._aclose_impl(reason=reason, drain=drain, error=error), name="close session"
+            )
         self._state.stop()
         if not self._closing_fut.done():
             self._closing_fut.set_result(None)
@@ -996,6 +991,10 @@ class AgentSession(IsolatedEmitter[EventTypes], Generic[Userdata_T]):
 
     def _on_text_output_changed(self) -> None:
         """Nothing to do: the next reply looks at the output when it starts."""
+
+
+def _or_none(model: Any) -> Any:
+    return None if isinstance(model, NotGiven) else model
 
 
 __all__ = [

@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..llm import AgentHandoff, ToolError
 from ..log import logger
 from ..utils.aio import TaskScope
-from ._context import current_activity, current_speech_handle, may_await_inline_task
+from ._context import (
+    current_activity,
+    current_speech_handle,
+    may_await_inline_task,
+    neutral,
+)
 from .agent_activity import AgentActivity
 
 if TYPE_CHECKING:
@@ -70,11 +75,12 @@ class Handoffs:
         """Queue a transition to `agent` behind those already requested."""
         self._requested += 1
         previous = self._transition
-        self._transition = self._scope.spawn(
-            self._run_transition(agent, previous),
-            name=f"handoff to {agent.id}",
-            log_errors=False,
-        )
+        with neutral():
+            self._transition = self._scope.spawn(
+                self._run_transition(agent, previous),
+                name=f"handoff to {agent.id}",
+                log_errors=False,
+            )
         return self._transition
 
     async def _run_transition(self, agent: Agent, previous: asyncio.Task[None] | None) -> None:

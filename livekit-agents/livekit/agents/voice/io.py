@@ -35,9 +35,7 @@ LLMNode = Callable[
     ["ChatContext", "list[Tool]", "ModelSettings"],
     "_Maybe[AsyncIterable[ChatChunk | str | FlushSentinel]] | Coroutine[Any, Any, str]",
 ]
-TTSNode = Callable[
-    [AsyncIterable[str], "ModelSettings"], "_Maybe[AsyncIterable[rtc.AudioFrame]]"
-]
+TTSNode = Callable[[AsyncIterable[str], "ModelSettings"], "_Maybe[AsyncIterable[rtc.AudioFrame]]"]
 
 
 # -- sources ----------------------------------------------------------------------------------------
@@ -288,9 +286,7 @@ class AudioOutput(ABC, IsolatedEmitter[_AudioEvents]):
         self._segment_started_at = created_at
         self.emit("playback_started", PlaybackStartedEvent(created_at=created_at))
 
-    def on_playback_progressed(
-        self, *, started_at: float, offset: float, duration: float
-    ) -> None:
+    def on_playback_progressed(self, *, started_at: float, offset: float, duration: float) -> None:
         """Sinks may call it for stretches that really played."""
         self.emit(
             "playback_progressed",
@@ -439,9 +435,7 @@ class _AudioSinkProxy(AudioOutput):
         self._attached = False
         super().on_detached()
 
-    def on_playback_progressed(
-        self, *, started_at: float, offset: float, duration: float
-    ) -> None:
+    def on_playback_progressed(self, *, started_at: float, offset: float, duration: float) -> None:
         offset += self._offset
         self._progress = max(self._progress, offset + duration)
         super().on_playback_progressed(started_at=started_at, offset=offset, duration=duration)

@@ -15,9 +15,7 @@ from ..utils.aio import TaskScope
 if TYPE_CHECKING:
     from livekit import rtc
 
-    from .. import llm as llm_module
-    from .. import stt as stt_module
-    from .. import tts as tts_module
+    from .. import llm as llm_module, stt as stt_module, tts as tts_module
     from ..types import TimedString
     from .agent import Agent, ModelSettings
     from .agent_activity import AgentActivity
@@ -137,7 +135,9 @@ class DefaultNodes:
             yield frame
 
 
-def _streaming_stt(activity: AgentActivity) -> tuple[stt_module.STT, stt_module.STT | None]:
+def _streaming_stt(
+    activity: AgentActivity,
+) -> tuple[stt_module.STT[Any], stt_module.STT[Any] | None]:
     """The activity's STT, and the adapter to close where it had to be wrapped in one."""
     model = activity.stt
     if model is None:
@@ -155,7 +155,9 @@ def _streaming_stt(activity: AgentActivity) -> tuple[stt_module.STT, stt_module.
     return adapter, adapter
 
 
-def _streaming_tts(activity: AgentActivity) -> tuple[tts_module.TTS, tts_module.TTS | None]:
+def _streaming_tts(
+    activity: AgentActivity,
+) -> tuple[tts_module.TTS[Any], tts_module.TTS[Any] | None]:
     """The activity's TTS, and the adapter to close where it had to be wrapped in one."""
     model = activity.tts
     if model is None:

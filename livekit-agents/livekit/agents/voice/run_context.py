@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ..llm import FunctionCall
     from .agent_activity import AgentActivity
     from .agent_session import AgentSession
+    from .fillers import Filler
     from .speech_handle import SpeechHandle
     from .tool_executor import RunningTool, UpdatePromptArgs
 
@@ -39,6 +40,7 @@ class RunContext(Generic[Userdata_T]):
         self._initial_step_idx = speech_handle.num_steps - 1
         self._running: RunningTool | None = None
         self._updates: list[Any] = []
+        self._fillers: list[Filler] = []
 
     @property
     def session(self) -> AgentSession[Userdata_T]:
@@ -91,6 +93,8 @@ class RunContext(Generic[Userdata_T]):
         if self._running is None:
             self._updates.append(message)
             return
+        for filler in self._fillers:
+            filler.restart_dwell()
         await self._running.update(message, template=template, silent=silent)
 
     @asynccontextmanager

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..log import logger
 from ..utils.aio import TaskScope
-from ._context import TaskMark, bound, current_activity, current_speech_handle, speech_task
+from ._context import (
+    TaskMark,
+    bound,
+    current_activity,
+    current_function_call,
+    current_speech_handle,
+    speech_task,
+)
 from .speech_handle import InterruptionSource, SpeechHandle
 
 if TYPE_CHECKING:
@@ -181,11 +188,11 @@ class SpeechScheduler:
         if activity is None:
             task = self._scope.spawn(coro, name=name)
         else:
-            handle = speech_handle or current_speech_handle.get()
             mark = TaskMark()
             with (
                 bound(current_activity, activity),
-                bound(current_speech_handle, handle),
+                bound(current_speech_handle, speech_handle),
+                bound(current_function_call, None),
                 bound(speech_task, mark),
             ):
                 task = mark.task = self._scope.spawn(coro, name=name)
@@ -303,9 +310,8 @@ class SpeechScheduler:
                 been interrupted then.
         """
         current = self._current
-        if current is not None and not current.interrupted and not current.done():
-            if not (force or current.allow_interruptions):
-                current.interrupt(source=source)  # raises, with its own words
+        if current is not None and not force and not current.allow_interruptions:
+            current.interrupt(source=source)  # raises, unless it is interrupted or done already
         interrupted: list[SpeechHandle] = []
 
         def stop(handle: SpeechHandle) -> None:

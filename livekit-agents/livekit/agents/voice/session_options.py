@@ -16,7 +16,7 @@ from ..llm.chat_context import Instructions
 from ..log import logger
 from ..types import DEFAULT_API_CONNECT_OPTIONS, APIConnectOptions, NotGiven, NotGivenOr
 from ..utils import is_given
-from .closing import CloseBudgets
+from .closing import CloseBudgets, check_timeout
 from .turn import (
     EndpointingOptions,
     InterruptionOptions,
@@ -129,7 +129,7 @@ def resolve_expressive_options(
 def _render_steering(provider_key: str, steering: SpeechSteeringOptions) -> str:
     from ..tts import render_speech_steering
 
-    return render_speech_steering(provider_key, steering)
+    return str(render_speech_steering(provider_key, steering))
 
 
 @dataclass
@@ -179,13 +179,18 @@ class AgentSessionOptions:
         """The session's resolved preemptive generation options."""
         return self.turn_handling["preemptive_generation"]
 
-    @property
-    def close_budgets(self) -> CloseBudgets:
-        """How long each part of a close may take.
+    def check(self) -> None:
+        """Refuse wrong values at once, not when the session closes.
 
         Raises:
             ValueError: If one of the timeouts is not a finite number of seconds >= 0.
         """
+        check_timeout("session_close_transcript_timeout", self.session_close_transcript_timeout)
+        _ = self.close_budgets
+
+    @property
+    def close_budgets(self) -> CloseBudgets:
+        """How long each part of a close may take."""
         return CloseBudgets(
             forced_drain=self.forced_drain_timeout,
             teardown=self.teardown_timeout,

@@ -189,7 +189,8 @@ def component_steps(session: AgentSession[Any]) -> list[Step]:
     for toolset in session._tools:
         if isinstance(toolset, Toolset):
             steps.append(Step(f"toolset {toolset.id}", toolset.aclose))
-    for model in (session._stt, session._llm, session._tts):
+    models: tuple[Any, ...] = (session._stt, session._llm, session._tts)
+    for model in models:
         if getattr(model, "_made_from_string", False):
             steps.append(Step(f"model {model.label}", model.aclose))
     return steps

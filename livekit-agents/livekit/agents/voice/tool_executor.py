@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import TypedDict
@@ -31,6 +31,7 @@ from ._context import (
     current_speech_handle,
     inline_owner,
 )
+from .deferred_replies import PendingResults, deliver
 from .events import ToolCallEnded, ToolCallStarted, ToolCallUpdated, ToolExecutionUpdatedEvent
 from .generation import ToolExecutionOutput, make_tool_output
 from .run_context import RunContext, mark_non_blocking
@@ -163,7 +164,9 @@ class RunningTool:
         output = make_tool_output(fnc_call=self.call, output=text, exception=None)
         self._executor.announce(
             ToolCallUpdated(
-                id=self.call.call_id if self.updates == 1 else f"{self.call.call_id}_update_{self.updates - 1}",
+                id=self.call.call_id
+                if self.updates == 1
+                else f"{self.call.call_id}_update_{self.updates - 1}",
                 call_id=self.call.call_id,
                 message=str(message),
                 silent=silent,
@@ -218,6 +221,22 @@ class ToolExecutor:
         self._closed = False
         self._cut = False
         self.running: dict[str, RunningTool] = {}
+        self.pending = PendingResults()
+
+    @property
+    def session(self) -> AgentSession[Any]:
+        """The session whose tools run here."""
+        session: AgentSession[Any] = getattr(self._owner, "session", self._owner)
+        return session
+
+    @property
+    def activity(self) -> AgentActivity | None:
+        """Who tells late results: the owning activity, or whichever is on duty."""
+        return self._owner if hasattr(self._owner, "scheduler") else self.session._activity
+
+    def spawn(self, coro: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        """Start a task that ends with the tools."""
+        return self._scope.spawn(coro, name=name)
 
     # -- starting ---------------------------------------------------------------------------------
 
@@ -243,7 +262,6 @@ class ToolExecutor:
         )
         running = RunningTool(self, call, ctx, tool)
         ctx._running = running
-        self._session = session
         if call.call_id in self.running or self._closed:
             running.ended = True
             reason = "is running already" if not self._closed else "came after the close"
@@ -344,18 +362,15 @@ class ToolExecutor:
         )
 
     def _after_tool(self) -> None:
-        session = getattr(self, "_session", None)
-        if session is not None and not self.running:
-            if not session._is_closing and not session._state.away_armed:
-                session._state.arm_away()
+        state = self.session._state
+        if not self.running and not self.session._is_closing and not state.away_armed:
+            state.arm_away()
 
     def announce(self, update: Any) -> None:
         """Emit `tool_execution_updated`; nothing once the tools were cut off."""
         if not self._cut:
-            self._session._progress.touch()
-            self._session.emit(
-                "tool_execution_updated", ToolExecutionUpdatedEvent(update=update)
-            )
+            self.session._progress.touch()
+            self.session.emit("tool_execution_updated", ToolExecutionUpdatedEvent(update=update))
 
     def template(self, name: str) -> Any:
         """A text of the options, or its default."""
@@ -376,8 +391,6 @@ class ToolExecutor:
         """Put a late result into the history, and have the agent tell it when there is room."""
         if self._cut or output.fnc_call_out is None:
             return
-        from .deferred_replies import deliver
-
         deliver(self, running, output, suffix=suffix)
 
     def placeholders(self) -> list[tuple[FunctionCall, FunctionCallOutput]]:

@@ -6,12 +6,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ...llm import ChatContext, ChatMessage, RealtimeModel, Tool, ToolContext, Toolset
 from ...llm.tool_context import ToolFlag
 from ...log import logger
-from ...types import NOT_GIVEN, NotGivenOr
+from ...types import NOT_GIVEN, NotGiven, NotGivenOr
 from ...utils import is_given
 from .._context import current_function_call, on_enter_marker
 from ..events import SpeechCreatedEvent
@@ -117,9 +117,9 @@ class Replies:
         if activity.llm is None:
             raise RuntimeError("trying to generate reply without an LLM model")
         chosen = self._tools_for(tools)
-        if not is_given(tool_choice):
+        if isinstance(tool_choice, NotGiven):
             in_tool = current_function_call.get() is not None
-            tool_choice = "none" if in_tool else activity.tool_choice
+            tool_choice = cast("ToolChoice", "none") if in_tool else activity.tool_choice
         if schedule_speech:
             self._refuse_while_paused("generate_reply")
         handle = self._create(
@@ -169,9 +169,7 @@ class Replies:
         )
         activity.session.emit(
             "speech_created",
-            SpeechCreatedEvent(
-                user_initiated=user_initiated, source=source, speech_handle=handle
-            ),
+            SpeechCreatedEvent(user_initiated=user_initiated, source=source, speech_handle=handle),
         )
         return handle
 

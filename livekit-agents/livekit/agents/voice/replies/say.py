@@ -57,6 +57,9 @@ class SayTask:
                 self._authorized_at = time.time()
                 await self._play()
                 self._commit()
+        except Exception as error:
+            self._handle._set_error(error)
+            logger.exception("saying a text failed", extra={"speech_id": self._handle.id})
         finally:
             forget()
             if self._session.agent_state == "speaking" and self._started_at is not None:

@@ -245,10 +245,8 @@ class SegmentPlayback:
         if self.outcome == "skipped":
             return ""
         event = self._finished
-        if self.outcome == "partial" and event is not None:
-            if event.synchronized_transcript is not None:
-                return event.synchronized_transcript
-        return self.forwarded
+        heard = event.synchronized_transcript if event is not None else None
+        return self.forwarded if self.outcome == "full" or heard is None else heard
 
     @property
     def playback_position(self) -> float:

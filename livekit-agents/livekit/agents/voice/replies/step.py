@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ...llm import ChatContext, ChatMessage, Tool, ToolContext
 from ...llm.chat_context import Instructions, MetricsReport
 from ...log import logger
-from ...types import NOT_GIVEN, NotGivenOr
-from ...utils import is_given, shortuuid
+from ...types import NOT_GIVEN, NotGiven, NotGivenOr
+from ...utils import shortuuid
 from ...utils.aio import Chan, TaskScope
 from ..generation import (
     mark_instructions_cache_boundary,
@@ -147,7 +147,7 @@ class ReplyStep:
             self._played.append(playback)
             await playback.play()
             if playback.failed or (tts is not None and tts.error is not None):
-                self._handle._set_error(playback.error or tts.error)  # type: ignore[arg-type, union-attr]
+                self._handle._set_error(playback.error or tts.error)
                 return
 
     async def _interrupted(self, tools: asyncio.Task[None]) -> None:
@@ -184,7 +184,9 @@ class ReplyStep:
         try:
             self._session.update_agent(agent)
         except RuntimeError as error:
-            logger.warning("the handoff to %s that a tool asked for is refused: %s", agent.id, error)
+            logger.warning(
+                "the handoff to %s that a tool asked for is refused: %s", agent.id, error
+            )
 
     # -- the context of the request -------------------------------------------------------------------
 
@@ -196,8 +198,8 @@ class ReplyStep:
             chat_ctx.insert(request.user_message)
         agent_instructions = self._activity.agent.instructions
         modality = self._handle.input_details.modality
-        if is_given(request.instructions):
-            text = request.instructions
+        text = request.instructions
+        if not isinstance(text, NotGiven):
             rendered = text.render(modality=modality) if isinstance(text, Instructions) else text
             chat_ctx.add_message(role="system", content=[rendered])
         elif isinstance(agent_instructions, Instructions):
@@ -246,7 +248,7 @@ class ReplyStep:
         limit = self._session.options.max_tool_steps
         if self._handle.num_steps >= limit + 1:
             logger.warning(
-                "maximum number of function calls steps reached: the next reply uses no tools",
+                "the turn has used all its rounds of tools (max_tool_steps), the next reply gets none",
                 extra={"speech_id": self._handle.id, "max_tool_steps": limit},
             )
             return "none"
@@ -266,24 +268,30 @@ class ReplyStep:
     async def _voice_segments(self) -> None:
         """Synthesise segment after segment: one inference at a time, ahead of the playout."""
         try:
-            async for segment in self._llm.segments:
-                if segment.voice is None:
-                    self._voiced.send_nowait((segment, None))
-                    continue
-                tts = TTSInference(
-                    self._activity.agent,
-                    transformed(self._activity, segment.voice),
-                    self._settings,
-                    aligned=aligned(self._activity),
-                    on_progress=self._session._progress.touch,
-                )
-                self._voiced.send_nowait((segment, tts))
-                await tts.run()
-                if tts.error is not None:
-                    self._llm.end()  # nothing more could be spoken
-                    return
+            await self._voice_each_segment()
+        except Exception as error:
+            self._handle._set_error(error)
+            logger.exception("preparing the voice of a reply failed")
         finally:
             self._voiced.close()
+
+    async def _voice_each_segment(self) -> None:
+        async for segment in self._llm.segments:
+            if segment.voice is None:
+                self._voiced.send_nowait((segment, None))
+                continue
+            tts = TTSInference(
+                self._activity.agent,
+                transformed(self._activity, segment.voice),
+                self._settings,
+                aligned=aligned(self._activity),
+                on_progress=self._session._progress.touch,
+            )
+            self._voiced.send_nowait((segment, tts))
+            await tts.run()
+            if tts.error is not None:
+                self._llm.end()  # nothing more could be spoken
+                return
 
     def _playback(self, segment: TextSegment, tts: TTSInference | None) -> SegmentPlayback:
         text: Any = segment.transcript
@@ -351,7 +359,7 @@ class ReplyStep:
         user_stopped = self._request.answers_user_at
         if user_stopped is not None and self._started_speaking_at is not None:
             report["e2e_latency"] = max(0.0, self._started_speaking_at - user_stopped)
-        return MetricsReport(**{k: v for k, v in report.items() if v is not None})  # type: ignore[typeddict-item]
+        return cast(MetricsReport, {k: v for k, v in report.items() if v is not None})
 
     def _playback_metrics(self, first: SegmentPlayback) -> dict[str, Any]:
         tts = first._tts
@@ -369,10 +377,10 @@ class ReplyStep:
     def _after_playout(self, tools: asyncio.Task[None]) -> None:
         """The state between the words and what the tools bring."""
         handle = self._handle
-        if not handle.interrupted and (self._tool_loop.outputs or not tools.done()):
-            if self._tool_loop.outputs or self._tool_loop.running or self._llm.call_count:
-                self._session._update_agent_state("thinking")
-                return
+        tools_pending = self._tool_loop.outputs or self._tool_loop.running or not tools.done()
+        if not handle.interrupted and self._llm.call_count and tools_pending:
+            self._session._update_agent_state("thinking")
+            return
         if self._session.agent_state == "speaking":
             self._session._update_agent_state("listening")
 
@@ -444,6 +452,9 @@ async def run_reply(activity: AgentActivity, handle: SpeechHandle, request: Repl
                 return
             handle._num_steps += 1
             activity.scheduler.schedule(handle, force=True)
+    except Exception as error:
+        handle._set_error(error)
+        logger.exception("a reply failed", extra={"speech_id": handle.id})
     finally:
         settle_state(activity, handle)
 
