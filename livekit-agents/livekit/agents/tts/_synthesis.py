@@ -14,6 +14,7 @@ from typing_extensions import Self
 from .._exceptions import APIError, APIStatusError
 from .._streams import CLOSE_GRACE, report_survivors
 from ..log import logger
+from ..metrics.base import Metadata, TTSMetrics
 from ..utils.aio import Chan, ChanClosed, TaskScope
 from ..utils.retry import RetryPolicy
 from ._data import SynthesizedAudio, TTSError
@@ -225,13 +226,10 @@ class Synthesis(ABC):
     def _emit_metrics(
         self, tally: Tally, *, started_at: float, characters_count: int, cancelled: bool
     ) -> None:
-        from ..metrics import TTSMetrics
-        from ..metrics.base import Metadata
-
         first = tally.first_audio_at
         metrics = TTSMetrics(
             timestamp=time.time(),
-            request_id=tally.request_id,
+            request_id=tally.request_id or (self._emitter.request_id if self._emitter else ""),
             segment_id=tally.segment_id if self._streamed else None,
             ttfb=-1.0 if first is None else first - started_at,
             duration=self._loop.time() - started_at,

@@ -241,8 +241,13 @@ class AudioEmitter:
     # -- used by the base classes
 
     @property
+    def request_id(self) -> str:
+        """Id of the request; empty before `initialize`."""
+        return self._request_id
+
+    @property
     def last_activity(self) -> float:
-        """When, on the loop's clock, the plugin last called a method."""
+        """When, on the loop's clock, the plugin last called a method, or audio last came of it."""
         return self._last_activity
 
     @property
@@ -371,11 +376,12 @@ class AudioEmitter:
     def _deliver(self, audio: SynthesizedAudio, seconds: float) -> None:
         if self._detached or self._dst_ch.closed:
             return
+        self._last_activity = self._loop.time()
         if self._on_audio is not None:
             self._on_audio(audio, seconds)
         self._dst_ch.send_nowait(audio)
         if lk_dump_tts:
-            self._dump_audio(audio)
+            self._dump_audio(audio, seconds)
 
     def _arm_flush_timer(self) -> None:
         """Let held audio go out just before the listener has played everything else.
@@ -412,8 +418,9 @@ class AudioEmitter:
             self._flush_timer = None
         self._finished.set()
 
-    def _dump_audio(self, audio: SynthesizedAudio) -> None:
-        self._dump.append(audio.frame)
+    def _dump_audio(self, audio: SynthesizedAudio, seconds: float) -> None:
+        if seconds:
+            self._dump.append(audio.frame)
         if audio.is_final:
             dump_segment(
                 self._dump,
