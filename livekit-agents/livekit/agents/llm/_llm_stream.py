@@ -16,11 +16,22 @@ from .._streams import CLOSE_GRACE, EventChannel, report_survivors
 from ..log import logger
 from ..utils.aio import Chan, ChanClosed, TaskScope
 from ..utils.retry import RetryPolicy, is_retryable
-from ._llm_data import RESTARTED, ChatChunk, CollectedResponse, CompletionUsage, LLMError
+from ._llm_data import RESTARTED, ChatChunk, CollectedResponse, LLMError
+from ._llm_tally import RequestTally
 from ._reader_watch import ReaderWatch
-from ._tracing import attempt_span, note_provider_request_ids, record_metrics, request_span
+from ._tracing import (
+    NOOP_SPAN,
+    attempt_span,
+    end_request,
+    record_attempt,
+    record_metrics,
+    record_request,
+    request_span,
+)
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
     from ..types import APIConnectOptions
     from .chat_context import ChatContext
     from .llm import LLM
@@ -31,32 +42,6 @@ _DROPPED_AFTER = 30.0
 
 _CLIENT_CLOSED_REQUEST = 499
 """Status of a request that the client itself gave up: an end, not a failure."""
-
-
-class _Tally:
-    """What metrics report of one request."""
-
-    __slots__ = ("attempt_ids", "attempt_responded", "first_response_at", "request_id", "usage")
-
-    def __init__(self) -> None:
-        self.first_response_at: float | None = None
-        self.request_id: str | None = None
-        self.usage: CompletionUsage | None = None
-        self.start_attempt()
-
-    def start_attempt(self) -> None:
-        self.attempt_ids: dict[str, None] = {}
-        self.attempt_responded = False
-
-    def add(self, chunk: ChatChunk, now: float) -> None:
-        self.request_id = chunk.id
-        self.attempt_ids[chunk.id] = None
-        if chunk.usage is not None:
-            self.usage = chunk.usage
-        if chunk.has_response():
-            self.attempt_responded = True
-            if self.first_response_at is None:
-                self.first_response_at = now
 
 
 class LLMStream(ABC):
@@ -78,7 +63,8 @@ class LLMStream(ABC):
 
     _llm_request_span_name: ClassVar[str] = "llm_request"
     _llm_attempt_span_name: ClassVar[str | None] = "llm_request_run"
-    _genai_operation_name: ClassVar[str] = "chat"
+    _genai_operation_name: ClassVar[str | None] = "chat"
+    """What the request is to a trace; None where another stream behind this one asks the model."""
     _reports_metrics: bool = True
     """False where other streams behind this one report for themselves."""
 
@@ -108,11 +94,14 @@ class LLMStream(ABC):
         self._event_ch: Chan[ChatChunk] = EventChannel(self._on_chunk)
         self._retry_on_chunk_sent = True
         """False: an attempt whose text or tool calls were sent on is not repeated."""
-        self._llm_request_span: Any = None
+        self._llm_request_span: Span = NOOP_SPAN
+        self._span_attributes: dict[str, Any] = {}
+        """What the span of the request is to start with."""
 
         self._loop = asyncio.get_running_loop()
         self._started_at = self._loop.time()
-        self._tally = _Tally()
+        self._created_at = time.time()
+        self._tally = RequestTally()
         self._attempt_failed = False
         self._failure: Exception | None = None
         self._closing = False
@@ -155,7 +144,9 @@ class LLMStream(ABC):
             await asyncio.sleep(0)
         cancelled = False
         try:
-            with request_span(self) as self._llm_request_span:
+            with request_span(self) as span:
+                self._llm_request_span = span
+                record_request(span, self)
                 await self._attempt_until_done()
         except asyncio.CancelledError:
             cancelled = True
@@ -171,11 +162,11 @@ class LLMStream(ABC):
             self._attempt_failed = False
             self._tally.start_attempt()
             try:
-                with attempt_span(self._llm_attempt_span_name, retry_count=policy.failures):
+                with attempt_span(self._llm_attempt_span_name, retry_count=policy.failures) as span:
                     try:
                         await self._run()
                     finally:
-                        note_provider_request_ids(list(self._tally.attempt_ids))
+                        record_attempt(span, self._tally.attempt_ids)
                 return
             except Exception as error:
                 # Once it is over, whatever leaves the attempt is an echo of the end.
@@ -230,6 +221,7 @@ class LLMStream(ABC):
         self._event_ch.close()
         if self._reports_metrics and not self._attempt_failed:
             self._emit_metrics(cancelled=cancelled)
+        end_request(self._llm_request_span, self)
 
     def _emit_metrics(self, *, cancelled: bool) -> None:
         tally = self._tally

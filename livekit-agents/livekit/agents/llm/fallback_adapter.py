@@ -13,7 +13,7 @@ from ..log import logger
 from ..types import NOT_GIVEN, APIConnectOptions, NotGivenOr
 from ..utils.aio import TaskScope
 from ..utils.retry import backoff_delay
-from ._tracing import record_fallback, record_recovery
+from ._tracing import current_span, mark_recovery, record_fallback
 from .llm import LLM, RESTARTED, ChatChunk, ChoiceDelta, LLMStream
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ class FallbackAdapter(LLM[Literal["llm_availability_changed"]]):
                 chat_ctx=question, conn_options=self._child_options[index]
             )
             stream._reports_metrics = False
-            record_recovery(stream)
+            mark_recovery(stream)
             async with _Patience(self, index, stream) as patience:
                 async for chunk in stream:
                     if chunk.has_response():
@@ -294,6 +294,7 @@ class FallbackLLMStream(LLMStream):
 
     _llm_request_span_name: ClassVar[str] = "llm_fallback_adapter"
     _llm_attempt_span_name: ClassVar[str | None] = None
+    _genai_operation_name: ClassVar[str | None] = None
     _reports_metrics = False
 
     def __init__(
@@ -310,6 +311,7 @@ class FallbackLLMStream(LLMStream):
         """Send the request. See `FallbackAdapter.chat`."""
         super().__init__(llm, chat_ctx=chat_ctx, tools=tools, conn_options=conn_options)
         self._adapter = llm
+        self._caller_span = current_span()
         self._options: dict[str, Any] = {
             "parallel_tool_calls": parallel_tool_calls,
             "tool_choice": tool_choice,
@@ -384,7 +386,8 @@ class FallbackLLMStream(LLMStream):
         if patience.exhausted:
             raise APITimeoutError(f"no answer within {patience.timeout:g} s")
         adapter._answers(index)
-        record_fallback(self, adapter._llms[index], index)
+        spans = (self._llm_request_span, self._caller_span)
+        record_fallback(spans, adapter._llms[index], index)
 
     def _begin_answer(self, index: int, chunk: ChatChunk) -> None:
         self._adapter._answers(index)
