@@ -335,3 +335,24 @@ async def test_a_handoff_ends_the_speech_of_the_user() -> None:
     await ears.close()
     assert ears.hooks.names()[-1] == "end_of_speech"
     await detached.aclose()
+
+
+async def test_nothing_is_opened_again_once_the_close_has_begun() -> None:
+    ears = Ears()
+    await ears.hears(RuntimeError("lost before the close"))
+    ears.recognition.begin_close()
+    await asyncio.sleep(60)
+    assert ears.node.calls == 1
+    await ears.close()
+
+
+async def test_switching_the_input_off_ends_the_turn_in_stt_mode_too() -> None:
+    from livekit.agents.stt import SpeechEvent, SpeechEventType
+
+    ears = Ears(detection="stt", vad=False)
+    await ears.hears(SpeechEvent(type=SpeechEventType.START_OF_SPEECH))
+    ears.recognition.on_input_disabled()
+    await ears.hears(final("gone"))
+    await asyncio.sleep(1)
+    assert ears.hooks.transcripts == ["gone"]
+    await ears.close()

@@ -250,6 +250,11 @@ class Listening:
             detached.predictor, self._predictor = self._predictor, None
         return detached
 
+    def begin_close(self) -> None:
+        """The session closes: what breaks from now on stays broken."""
+        if self._pump is not None:
+            self._pump.stop_reconnecting()
+
     # -- closing --------------------------------------------------------------------------------
 
     async def aclose(self, timeout: float) -> list[Survivor]:

@@ -96,7 +96,7 @@ class STTPump:
         self._listener: Callable[[SpeechEvent], None] | None = None
         self._unheard: list[SpeechEvent] = []
         self._on_failure: Callable[[Exception], None] | None = None
-        self._closing = False
+        self._final_attempt = False
         self._backoff = Backoff()
         self._heard_something = False
         self._stream_opened = False
@@ -135,13 +135,17 @@ class STTPump:
         """Use another node (the next agent's) from the next call on."""
         self._node = node
 
+    def stop_reconnecting(self) -> None:
+        """The session closes: a node that ends now has ended for good."""
+        self._final_attempt = True
+
     async def aclose(self, timeout: float = 2.0) -> list[Survivor]:
         """End the node and its stream, within `timeout` seconds and whatever they do. Idempotent.
 
         Returns:
             What ignored its cancellation.
         """
-        self._closing = True
+        self._final_attempt = True
         self._queue.close()
         if self._task is None or self._task.done():
             return []
@@ -223,7 +227,7 @@ class STTPump:
     async def _run(self) -> None:
         _STTPipelineContextVar.set(self)
         loop = asyncio.get_running_loop()
-        while not self._queue.closed:
+        while not self._is_ending():
             began = loop.time()
             self._heard_something = self._stream_opened = False
             try:
@@ -232,12 +236,15 @@ class STTPump:
                 failure: Exception = RuntimeError("the STT node ended although audio goes on")
             except Exception as error:
                 failure = error
-            if self._closing:
+            if self._is_ending():
                 return
             healthy = self._heard_something or loop.time() - began >= HEALTHY_AFTER
             if healthy:
                 self._backoff.reset()
             await asyncio.sleep(self._delay_after(failure, healthy))
+
+    def _is_ending(self) -> bool:
+        return self._final_attempt
 
     async def _run_node(self) -> bool:
         from ..agent import ModelSettings
