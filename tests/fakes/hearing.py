@@ -16,7 +16,11 @@ from livekit.agents.llm import ChatContext
 from livekit.agents.stt import SpeechData, SpeechEvent, SpeechEventType
 from livekit.agents.utils.aio import Chan
 from livekit.agents.vad import VADEventType
-from livekit.agents.voice.audio_recognition import AudioRecognition, EndOfTurnInfo
+from livekit.agents.voice.audio_recognition import (
+    AudioRecognition,
+    DetachedHearing,
+    EndOfTurnInfo,
+)
 from livekit.agents.voice.endpointing import BaseEndpointing
 from livekit.agents.voice.turn import TurnDetectionEvent
 
@@ -393,6 +397,9 @@ class Ears:
         min_delay: Endpointing, seconds.
         max_delay: Endpointing, seconds.
         detector: An interruption detector.
+        aligned: The STT's transcripts carry times.
+        node: Instead of a `ScriptedNode`.
+        adopt: Streams of a previous agent.
         options: Called with the session's options before anything starts.
     """
 
@@ -407,6 +414,7 @@ class Ears:
         detector: Any = None,
         aligned: bool = False,
         node: Any = None,
+        adopt: DetachedHearing | None = None,
         endpointing: BaseEndpointing | None = None,
         options: Callable[[FakeOptions], None] = lambda options: None,
     ) -> None:
@@ -425,7 +433,7 @@ class Ears:
             turn_detection=detection,
             stt_aligned_transcript=aligned,
         )
-        self.recognition.start()
+        self.recognition.start(adopt=adopt)
 
     @property
     def vad_stream(self) -> FakeVADStream:
