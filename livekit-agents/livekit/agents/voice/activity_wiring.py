@@ -79,17 +79,19 @@ async def set_up_toolsets(activity: AgentActivity) -> None:
         scope.spawn(toolset.setup(), name=f"set up {toolset.id}", log_errors=False): toolset
         for toolset in toolsets
     }
-    await wait_until(tasks, TOOLSET_SETUP_TIMEOUT)
+    try:
+        await wait_until(tasks, TOOLSET_SETUP_TIMEOUT)
+    finally:
+        await scope.cancel(0.25)
     for task, toolset in tasks.items():
-        if not task.done():
+        if task.cancelled():
             logger.error(
                 "toolset %s was not set up within %.0f s, its tools are missing",
                 toolset.id,
                 TOOLSET_SETUP_TIMEOUT,
             )
-        elif not task.cancelled() and (error := task.exception()) is not None:
+        elif task.done() and (error := task.exception()) is not None:
             logger.error("setting up toolset %s failed", toolset.id, exc_info=error)
-    await scope.cancel(0.25)
 
 
 def subscribe(activity: AgentActivity) -> None:

@@ -537,9 +537,11 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
 
     def can_hand_over_realtime(self, new: AgentActivity) -> bool:
         """Whether `new` can go on with the open realtime session."""
+        if self._rt_session is None:
+            return False
         from .replies.realtime import can_hand_over
 
-        return self._rt_session is not None and can_hand_over(self, new)
+        return can_hand_over(self, new)
 
     def swap_models(
         self,
