@@ -105,6 +105,8 @@ class ReplyStep:
             return await self._run()
         finally:
             forget()
+            if self._llm.error is not None:
+                self._handle._set_error(self._llm.error)
             if asyncio.current_task() in self._handle._tasks and self._handle._was_cut_off:
                 self.settle()
             await self._end()
@@ -167,8 +169,6 @@ class ReplyStep:
                 await asyncio.wait((tools,))
             finally:
                 scheduler.background.discard(handle)
-        if self._llm.error is not None:
-            handle._set_error(self._llm.error)
         if handle.interrupted:
             self._tool_loop.commit(reply_allowed=False)
             return None
