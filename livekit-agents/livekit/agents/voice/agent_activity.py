@@ -388,15 +388,13 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
         self._cut = True
         return handles
 
-    async def reap(
-        self, timeout: float, *, spare: frozenset[asyncio.Task[Any]] = frozenset()
-    ) -> list[Survivor]:
+    async def reap(self, timeout: float) -> list[Survivor]:
         """Wait at most `timeout` seconds for what was cut off; returns what ignored it."""
-        speech = self.scope.spawn(self.scheduler.aclose(timeout, spare=spare), name="reap speech")
-        survivors = await self.tool_executor.aclose(timeout, spare=spare)
+        speech = self.scope.spawn(self.scheduler.aclose(timeout), name="reap speech")
+        survivors = await self.tool_executor.aclose(timeout)
         await asyncio.wait((speech,))
         survivors += speech.result()
-        return survivors + await self.scope.cancel(0.0, spare=spare)
+        return survivors + await self.scope.cancel(0.0)
 
     # -- speech ---------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from ..metrics import AgentSessionUsage, ModelUsageCollector
 from ..types import NOT_GIVEN, NotGiven, NotGivenOr
 from ..utils import is_given
 from ..utils.aio import TaskScope
+from ..utils.aio.task_scope import is_abandoned
 from . import session_start
 from ._context import in_exit_hook, neutral
 from .agent import resolve_llm, resolve_stt, resolve_tts
@@ -839,7 +840,8 @@ class AgentSession(IsolatedEmitter[EventTypes], Generic[Userdata_T]):
         return self._activity
 
     def _refuse_former_life(self) -> None:
-        if asyncio.current_task() in self._former_tasks:
+        task = asyncio.current_task()
+        if task in self._former_tasks or is_abandoned(task):
             raise RuntimeError(
                 "the session run that this task belongs to has closed; it can't act on a later one"
             )

@@ -129,6 +129,7 @@ class SpeechScheduler:
         self._blocked_handles: Counter[SpeechHandle] = Counter()
         self._paused = True
         self._cut_off = False
+        self._spare: frozenset[asyncio.Task[Any]] = frozenset()
         self._last_ended_at = float("-inf")
         self._delay_timer: asyncio.TimerHandle | None = None
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
@@ -427,6 +428,7 @@ class SpeechScheduler:
         Returns:
             The speeches that were not done.
         """
+        self._spare |= spare
         handles = sorted(self.live_handles(), key=lambda handle: handle.id)
         self._paused = self._cut_off = True
         self.prepare_close()
@@ -443,10 +445,8 @@ class SpeechScheduler:
         self._changed()
         return handles
 
-    async def aclose(
-        self, timeout: float, *, spare: frozenset[asyncio.Task[Any]] = frozenset()
-    ) -> list[Survivor]:
+    async def aclose(self, timeout: float) -> list[Survivor]:
         """Cancel what is left, wait at most `timeout` seconds, return what ignored it."""
         if not self._cut_off:
-            self.cut_off(spare=spare)
-        return await self._scope.cancel(timeout)
+            self.cut_off()
+        return await self._scope.cancel(timeout, spare=self._spare)

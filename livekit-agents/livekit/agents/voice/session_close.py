@@ -270,9 +270,8 @@ class SessionClose:
     async def _tear_down(self) -> None:
         """End whatever connects to a provider or holds a resource. Independent parts side by side."""
         session, plan, by = self._session, self._plan, self._close_by()
-        spare = frozenset(self._spare)
         for activity in self._activities:
-            plan.survived(await activity.reap(KILL / 2, spare=spare))
+            plan.survived(await activity.reap(KILL / 2))
         if self._hearing is None:
             self._hearing = plan.beside(self._end_hearing(), "hearing")
         await wait_until(self._hearing, by)

@@ -220,6 +220,7 @@ class ToolExecutor:
         self._excused_changed: asyncio.Future[None] | None = None
         self._closed = False
         self._cut = False
+        self._spare: frozenset[asyncio.Task[Any]] = frozenset()
         self.running: dict[str, RunningTool] = {}
         self.pending = PendingResults()
 
@@ -501,15 +502,14 @@ class ToolExecutor:
                 )
         self.running.clear()
         self._cut = self._closed = True
-        self._scope.cancel_soon(spare=spare)
+        self._spare |= spare
+        self._scope.cancel_soon(spare=self._spare)
         self._wake()
 
-    async def aclose(
-        self, timeout: float, *, spare: frozenset[asyncio.Task[Any]] = frozenset()
-    ) -> list[Survivor]:
+    async def aclose(self, timeout: float) -> list[Survivor]:
         """Cancel what is left, wait at most `timeout` seconds, return what ignored it."""
         self._closed = True
-        return await self._scope.cancel(timeout, spare=spare)
+        return await self._scope.cancel(timeout, spare=self._spare)
 
 
 def render(template: Any, **values: str) -> str:
