@@ -135,9 +135,11 @@ async def talk() -> int:
     session.on("user_input_transcribed", lambda ev: ev.is_final and print("you:  ", ev.transcript))
     session.on(
         "conversation_item_added",
-        lambda ev: ev.item.type == "message"
-        and ev.item.role == "assistant"
-        and print("agent:", ev.item.text_content),
+        lambda ev: (
+            ev.item.type == "message"
+            and ev.item.role == "assistant"
+            and print("agent:", ev.item.text_content)
+        ),
     )
     closed = asyncio.Event()
     session.on("close", lambda _: closed.set())

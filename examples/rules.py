@@ -48,9 +48,7 @@ class RulesLLM(llm.LLM[str]):
         otherwise: Said when no rule matches.
     """
 
-    def __init__(
-        self, rules: Sequence[Rule], *, results: dict[str, str], otherwise: str
-    ) -> None:
+    def __init__(self, rules: Sequence[Rule], *, results: dict[str, str], otherwise: str) -> None:
         super().__init__()
         self._rules = rules
         self._results = results
