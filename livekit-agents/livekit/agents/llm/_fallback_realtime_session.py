@@ -341,9 +341,8 @@ class _FallbackRealtimeSession(RealtimeSession[str]):
                 ),
                 log_errors=False,
             )
-            await asyncio.wait(
-                {update, child.failed}, timeout=_START_TIMEOUT, return_when=asyncio.FIRST_COMPLETED
-            )
+            waiting: list[asyncio.Future[Any]] = [update, child.failed]
+            await asyncio.wait(waiting, timeout=_START_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
             if child.failed.done():
                 update.cancel()
                 return child.failed.result().error

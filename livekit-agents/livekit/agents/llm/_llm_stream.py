@@ -14,13 +14,13 @@ from typing_extensions import Self
 from .._exceptions import APIConnectionError, APIStatusError
 from .._streams import CLOSE_GRACE, EventChannel, report_survivors
 from ..log import logger
+from ..telemetry._noop import NOOP_SPAN
 from ..utils.aio import Chan, ChanClosed, TaskScope
 from ..utils.retry import RetryPolicy, is_retryable
 from ._llm_data import RESTARTED, ChatChunk, CollectedResponse, LLMError
 from ._llm_tally import RequestTally
 from ._reader_watch import ReaderWatch
 from ._tracing import (
-    NOOP_SPAN,
     attempt_span,
     end_request,
     record_attempt,
