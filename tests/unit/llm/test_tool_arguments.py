@@ -253,6 +253,18 @@ def test_the_model_is_told_what_was_wrong(text: str) -> None:
     assert raised.value.message.startswith("Error parsing arguments for `order`: ")
 
 
+def test_each_mistake_is_named_briefly() -> None:
+    with pytest.raises(ToolError) as raised:
+        prepare_function_arguments(
+            fnc=order, json_arguments={"count": "many", "toppings": [{"name": 1}]}
+        )
+    assert raised.value.message == (
+        "Error parsing arguments for `order`: dish: Field required; "
+        "count: Input should be a valid integer, unable to parse string as an integer; "
+        "toppings.0.name: Input should be a valid string"
+    )
+
+
 def test_mended_arguments_are_written_back_before_they_are_checked() -> None:
     fnc_call = FunctionCall(call_id="1", name="order", arguments="{'dish': 1}")
     with pytest.raises(ToolError):

@@ -10,14 +10,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..log import logger
-from ._function_tool import FunctionTool, RawFunctionTool, ToolError
 from ._schema import arguments_model, context_class, type_hints
+from ._tools import RAW_ARGUMENTS, FunctionTool, RawFunctionTool, ToolError
 
 if TYPE_CHECKING:
     from ..voice.run_context import RunContext
     from .chat_context import FunctionCall
-
-_RAW_ARGUMENTS = "raw_arguments"
 
 # Tokens of chat templates that models let slip into their output, such as <|im_end|>, or halves of
 # them, where repairing the JSON has cut one: "<|", "<|im_end", "|>", "im_end|>".
@@ -262,8 +260,6 @@ def prepare_function_arguments(
     Raises:
         ToolError: The arguments don't fit. The text tells the model why, so that it can do better.
     """
-    from pydantic import ValidationError
-
     try:
         arguments = (
             parse_function_arguments(json_arguments)
@@ -275,8 +271,20 @@ def prepare_function_arguments(
             if fnc_call.arguments != canonical:
                 fnc_call.arguments = canonical
         return _bind(fnc, validated_arguments(fnc, arguments), call_ctx)
-    except (ValueError, TypeError, ValidationError) as e:
-        raise ToolError(f"Error parsing arguments for `{fnc.id}`: {e}") from e
+    except (ValueError, TypeError) as e:
+        raise ToolError(f"Error parsing arguments for `{fnc.id}`: {_detail(e)}") from e
+
+
+def _detail(error: Exception) -> str:
+    """What was wrong, without what is of no use to a model, such as links to documentation."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(
+        f"{'.'.join(map(str, each['loc']))}: {each['msg']}"
+        for each in error.errors(include_url=False)
+    )
 
 
 def _bind(
@@ -285,7 +293,7 @@ def _bind(
     call_ctx: RunContext[Any] | None,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(fnc, RawFunctionTool):
-        arguments = {_RAW_ARGUMENTS: arguments}
+        arguments = {RAW_ARGUMENTS: arguments}
     signature = inspect.signature(fnc)
     hints = type_hints(fnc)
     bound = inspect.BoundArguments(signature, {})

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..log import logger
 from ._arguments import prepare_function_arguments
-from ._function_tool import FunctionTool, RawFunctionTool, StopResponse, ToolError, ToolResult
+from ._tools import FunctionTool, RawFunctionTool, StopResponse, ToolError, ToolResult
 from .chat_context import FunctionCall, FunctionCallOutput
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, Union, get_args, ge
 
 from typing_extensions import TypeVar, get_type_hints, is_typeddict
 
-from ._function_tool import FunctionTool
 from ._strict import to_strict_schema
+from ._tools import FunctionTool
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, TypeAdapter

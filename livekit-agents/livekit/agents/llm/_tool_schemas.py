@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-from ._function_tool import FunctionTool, ProviderTool, RawFunctionTool
 from ._schema import (
     build_legacy_openai_schema,
     build_strict_openai_schema,
     legacy_parameters,
     strict_parameters,
 )
+from ._tools import FunctionTool, ProviderTool, RawFunctionTool
 
 if TYPE_CHECKING:
     from .tool_context import ToolContext

@@ -11,7 +11,8 @@ from typing_extensions import Self
 
 from ..log import logger
 from ..utils.aio import TaskScope
-from ._function_tool import Tool, find_function_tools
+from ._find_tools import find_function_tools
+from ._tools import Tool
 
 if TYPE_CHECKING:
     from ..voice.run_context import RunContext

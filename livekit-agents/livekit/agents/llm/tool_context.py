@@ -8,7 +8,9 @@ from typing import Any, Literal, TypeAlias, overload
 
 from typing_extensions import Self
 
-from ._function_tool import (
+from ._find_tools import _resolve_wrapped_tool, find_function_tools
+from ._function_tool import function_tool
+from ._tools import (
     CONFIRM_DUPLICATE_PARAM,
     DuplicateMode,
     DuplicateScope,
@@ -26,9 +28,6 @@ from ._function_tool import (
     ToolError,
     ToolFlag,
     ToolResult,
-    _resolve_wrapped_tool,
-    find_function_tools,
-    function_tool,
     get_function_info,
     get_raw_function_info,
     is_function_tool,
