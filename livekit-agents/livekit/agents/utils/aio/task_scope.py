@@ -22,6 +22,7 @@ __all__ = [
     "abandon",
     "abandoned",
     "await_stack",
+    "is_abandoned",
     "run_bounded",
     "wait_until",
 ]
@@ -335,6 +336,11 @@ def abandoned() -> dict[asyncio.Future[Any], Survivor]:
     for task in [task for task in _abandoned if task.get_loop().is_closed()]:
         del _abandoned[task]
     return dict(_abandoned)
+
+
+def is_abandoned(task: asyncio.Future[Any] | None) -> bool:
+    """Whether a task was given up. It may still run, but belongs to nobody any more."""
+    return task in _abandoned
 
 
 def abandon(task: asyncio.Future[Any], owner: str, *, started: float | None = None) -> Survivor:

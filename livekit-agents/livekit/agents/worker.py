@@ -1,0 +1,395 @@
+"""`AgentServer`: what it serves, and with which options.
+
+Serving jobs of a LiveKit server is not part of this version: see `AgentServer.run`.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+from ._emitter import IsolatedEmitter
+from .job import JobContext, JobExecutorType, JobProcess, JobRequest, RunningJobInfo
+from .types import NOT_GIVEN, NotGivenOr
+from .utils import is_given
+
+if TYPE_CHECKING:
+    from livekit.protocol import models
+
+T = TypeVar("T")
+
+ASSIGNMENT_TIMEOUT = 7.5
+"""Seconds an accepted job may take to be assigned."""
+
+DRAIN_TIMEOUT = 3600
+"""Seconds running jobs may take to end when the server is told to stop."""
+
+HEARTBEAT_INTERVAL = 30
+"""Seconds between two messages that keep the connection alive."""
+
+_LOG_LEVELS = ("TRACE", "DEBUG", "INFO", "WARN", "ERROR", "CRITICAL")
+
+EventTypes = Literal["worker_started", "worker_registered"]
+
+
+class AssignmentTimeoutError(Exception):
+    """An accepted job was not assigned in time."""
+
+
+class ServerType(Enum):
+    """What a job is about: a room, or one publisher in it."""
+
+    ROOM = 0  # JT_ROOM of livekit.protocol.agent.JobType
+    PUBLISHER = 1  # JT_PUBLISHER
+
+
+WorkerType = ServerType
+
+
+@dataclass
+class WorkerPermissions:
+    """What agents may do in their rooms."""
+
+    can_publish: bool = True
+    can_subscribe: bool = True
+    can_publish_data: bool = True
+    can_update_metadata: bool = True
+    can_publish_sources: list[models.TrackSource] = field(default_factory=list)
+    hidden: bool = False
+
+
+@dataclass(frozen=True)
+class ServerEnvOption(Generic[T]):
+    """An option with one default for development and one for production."""
+
+    dev_default: T
+    prod_default: T
+
+    @staticmethod
+    def getvalue(opt: T | ServerEnvOption[T], devmode: bool) -> T:
+        """The value of an option, or the default that fits the mode."""
+        if isinstance(opt, ServerEnvOption):
+            return opt.dev_default if devmode else opt.prod_default
+        return opt
+
+
+@dataclass
+class WorkerInfo:
+    """What is known of a running server."""
+
+    http_port: int
+    cloud_agents: bool = False
+
+
+def _cpus() -> int:
+    return max(1, math.ceil(os.cpu_count() or 1))
+
+
+_LOAD_THRESHOLD = ServerEnvOption(dev_default=math.inf, prod_default=0.7)
+_PORT = ServerEnvOption(dev_default=0, prod_default=8081)
+_LOG_LEVEL = ServerEnvOption(dev_default="DEBUG", prod_default="INFO")
+_EXECUTOR = JobExecutorType.THREAD if sys.platform == "win32" else JobExecutorType.PROCESS
+_CONTEXT: Literal["spawn", "forkserver"] = (
+    "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+)
+
+
+async def _accept_all(request: JobRequest) -> None:
+    await request.accept()
+
+
+def _no_setup(_: JobProcess) -> None:
+    """Nothing to prepare."""
+
+
+@dataclass
+class ServerOptions:
+    """All options of a server in one picklable object, entrypoint included."""
+
+    entrypoint_fnc: Callable[[JobContext], Coroutine[Any, Any, None]]
+    request_fnc: Callable[[JobRequest], Coroutine[Any, Any, None]] = _accept_all
+    prewarm_fnc: Callable[[JobProcess], Any] = _no_setup
+    load_fnc: Callable[..., float] | None = None
+    job_executor_type: JobExecutorType = _EXECUTOR
+    load_threshold: float | ServerEnvOption[float] = _LOAD_THRESHOLD
+    job_memory_warn_mb: float = 1000
+    job_memory_limit_mb: float = 0
+    drain_timeout: int = DRAIN_TIMEOUT
+    num_idle_processes: int | ServerEnvOption[int] = field(
+        default_factory=lambda: ServerEnvOption(dev_default=0, prod_default=min(_cpus(), 4))
+    )
+    shutdown_process_timeout: float = 10.0
+    session_end_timeout: float = 300.0
+    initialize_process_timeout: float = 10.0
+    permissions: WorkerPermissions = field(default_factory=WorkerPermissions)
+    agent_name: str = ""
+    worker_type: ServerType = ServerType.ROOM
+    max_retry: int = 16
+    ws_url: str | None = None
+    api_key: str | None = field(repr=False, default=None)
+    api_secret: str | None = field(repr=False, default=None)
+    log_level: str | ServerEnvOption[str] = _LOG_LEVEL
+    host: str = ""
+    port: int | ServerEnvOption[int] = _PORT
+    http_proxy: NotGivenOr[str | None] = NOT_GIVEN
+    multiprocessing_context: Literal["spawn", "forkserver"] = _CONTEXT
+    preload_modules: list[str] | None = None
+    prometheus_port: NotGivenOr[int] = NOT_GIVEN
+    prometheus_multiproc_dir: str | None = None
+
+
+WorkerOptions = ServerOptions
+
+Entrypoint = Callable[[JobContext], Coroutine[Any, Any, None]]
+
+
+class AgentServer(IsolatedEmitter[EventTypes]):
+    """Offers an agent to a LiveKit server and runs the jobs it is given."""
+
+    def __init__(
+        self,
+        *,
+        job_executor_type: JobExecutorType = _EXECUTOR,
+        load_threshold: float | ServerEnvOption[float] = _LOAD_THRESHOLD,
+        job_memory_warn_mb: float = 1000,
+        job_memory_limit_mb: float = 0,
+        drain_timeout: int = DRAIN_TIMEOUT,
+        num_idle_processes: int | ServerEnvOption[int] | None = None,
+        shutdown_process_timeout: float = 10.0,
+        session_end_timeout: float = 300.0,
+        initialize_process_timeout: float = 10.0,
+        permissions: WorkerPermissions | None = None,
+        max_retry: int = 16,
+        ws_url: str | None = None,
+        api_key: str | None = None,
+        api_secret: str | None = None,
+        host: str = "",
+        port: int | ServerEnvOption[int] = _PORT,
+        http_proxy: NotGivenOr[str | None] = NOT_GIVEN,
+        multiprocessing_context: Literal["spawn", "forkserver"] = _CONTEXT,
+        setup_fnc: Callable[[JobProcess], Any] | None = None,
+        load_fnc: Callable[..., float] | None = None,
+        preload_modules: list[str] | None = None,
+        prometheus_port: int | None = None,
+        prometheus_multiproc_dir: str | None = None,
+        log_level: str | ServerEnvOption[str] = _LOG_LEVEL,
+    ) -> None:
+        """Set up a server; nothing connects and no event loop is needed.
+
+        Timeouts are seconds, memory is MB (0 = no limit). Credentials default to `LIVEKIT_URL`,
+        `LIVEKIT_API_KEY` and `LIVEKIT_API_SECRET`.
+
+        Raises:
+            ValueError: For an unknown log level.
+        """
+        super().__init__()
+        self._options: dict[str, Any] = {
+            "job_executor_type": job_executor_type,
+            "load_threshold": load_threshold,
+            "job_memory_warn_mb": job_memory_warn_mb,
+            "job_memory_limit_mb": job_memory_limit_mb,
+            "drain_timeout": drain_timeout,
+            "num_idle_processes": num_idle_processes
+            if num_idle_processes is not None
+            else ServerEnvOption(dev_default=0, prod_default=_cpus()),
+            "shutdown_process_timeout": shutdown_process_timeout,
+            "session_end_timeout": session_end_timeout,
+            "initialize_process_timeout": initialize_process_timeout,
+            "max_retry": max_retry,
+            "ws_url": ws_url or os.environ.get("LIVEKIT_URL", ""),
+            "api_key": api_key or os.environ.get("LIVEKIT_API_KEY", ""),
+            "api_secret": api_secret or os.environ.get("LIVEKIT_API_SECRET", ""),
+            "host": host,
+            "port": port,
+            "http_proxy": http_proxy
+            if is_given(http_proxy)
+            else os.environ.get("HTTPS_PROXY") or os.environ.get("HTTP_PROXY"),
+            "multiprocessing_context": multiprocessing_context,
+            "preload_modules": preload_modules,
+            "prometheus_port": prometheus_port,
+            "prometheus_multiproc_dir": prometheus_multiproc_dir,
+        }
+        self._permissions = permissions if permissions is not None else WorkerPermissions()
+        self._log_level = _checked_level(log_level)
+        self._setup_fnc: Callable[[JobProcess], Any] | None = None
+        self._load_fnc: Callable[..., float] | None = None
+        self.setup_fnc = setup_fnc
+        self.load_fnc = load_fnc
+        self._entrypoint: Entrypoint | None = None
+        self._agent_name = ""
+        self._type = ServerType.ROOM
+        self._hooks: dict[str, Callable[..., Any] | None] = {}
+
+    @classmethod
+    def from_server_options(cls, options: ServerOptions) -> AgentServer:
+        """A server with the options, and the entrypoint, of `options`."""
+        fields = {
+            name: getattr(options, name)
+            for name in ServerOptions.__dataclass_fields__
+            if name
+            not in ("entrypoint_fnc", "request_fnc", "prewarm_fnc", "agent_name", "worker_type")
+        }
+        port = fields.pop("prometheus_port")
+        server = cls(
+            setup_fnc=options.prewarm_fnc,
+            prometheus_port=port if is_given(port) else None,
+            **fields,
+        )
+        server.rtc_session(
+            options.entrypoint_fnc,
+            agent_name=options.agent_name,
+            type=options.worker_type,
+            on_request=options.request_fnc,
+        )
+        return server
+
+    @property
+    def log_level(self) -> str | ServerEnvOption[str]:
+        """Level of the logs, in upper case."""
+        return self._log_level
+
+    @property
+    def setup_fnc(self) -> Callable[[JobProcess], Any] | None:
+        """Called in each job process before any job. Raises TypeError when set to a non-callable."""
+        return self._setup_fnc
+
+    @setup_fnc.setter
+    def setup_fnc(self, value: Callable[[JobProcess], Any] | None) -> None:
+        self._setup_fnc = _checked_callable("setup_fnc", value)
+
+    @property
+    def load_fnc(self) -> Callable[..., float] | None:
+        """Tells how busy the machine is, 0..1. Raises TypeError when set to a non-callable."""
+        return self._load_fnc
+
+    @load_fnc.setter
+    def load_fnc(self, value: Callable[..., float] | None) -> None:
+        self._load_fnc = _checked_callable("load_fnc", value)
+
+    @property
+    def id(self) -> str:
+        """The id the server gave, "unregistered" before."""
+        return "unregistered"
+
+    @property
+    def active_jobs(self) -> list[RunningJobInfo]:
+        """The jobs that run."""
+        return []
+
+    @property
+    def draining(self) -> bool:
+        """Whether it takes no more jobs."""
+        return False
+
+    def rtc_session(
+        self,
+        func: Entrypoint | None = None,
+        *,
+        agent_name: str = "",
+        type: ServerType = ServerType.ROOM,
+        on_request: Callable[[JobRequest], Any] | None = None,
+        on_session_end: Callable[[JobContext], Any] | None = None,
+        on_simulation_end: Callable[..., Any] | None = None,
+    ) -> Any:
+        """Register the entrypoint, directly or as a decorator.
+
+        Args:
+            func: Called with the `JobContext` of each job.
+            agent_name: Non-empty means that the agent is dispatched only when asked for by name.
+                `LIVEKIT_AGENT_NAME_OVERRIDE` beats it, `LIVEKIT_AGENT_NAME` is the default.
+            type: Jobs per room or per publisher.
+            on_request: Decides about offered jobs.
+            on_session_end: Awaited after each job.
+            on_simulation_end: Called after a simulated job.
+
+        Raises:
+            RuntimeError: If an entrypoint was registered before.
+        """
+
+        def register(entrypoint: Entrypoint) -> Entrypoint:
+            if self._entrypoint is not None:
+                raise RuntimeError(
+                    "this AgentServer has an entrypoint already; one server runs one kind of agent"
+                )
+            self._entrypoint = entrypoint
+            self._agent_name = (
+                os.environ.get("LIVEKIT_AGENT_NAME_OVERRIDE")
+                or agent_name
+                or os.environ.get("LIVEKIT_AGENT_NAME", "")
+            )
+            self._type = type
+            self._hooks = {
+                "on_request": on_request,
+                "on_session_end": on_session_end,
+                "on_simulation_end": on_simulation_end,
+            }
+            return entrypoint
+
+        return register if func is None else register(func)
+
+    def update_options(self, **options: Any) -> None:
+        """Change options before the server runs.
+
+        Raises:
+            TypeError: For an option that does not exist.
+        """
+        unknown = sorted(set(options) - set(self._options))
+        if unknown:
+            raise TypeError(f"unknown server options: {', '.join(unknown)}")
+        self._options.update({k: v for k, v in options.items() if is_given(v)})
+
+    async def run(self, *, devmode: bool = False, unregistered: bool = False) -> None:
+        """Serve jobs.
+
+        Raises:
+            RuntimeError: Always: this version runs sessions on local audio only. Rooms and jobs
+                need a version with a worker.
+        """
+        raise RuntimeError(
+            "this version of livekit-agents runs sessions on local audio only, see "
+            "examples/receptionist.py; serving the jobs of a LiveKit server is not part of it yet"
+        )
+
+    async def aclose(self) -> None:
+        """Stop serving. Nothing to do while nothing is served."""
+
+
+def _checked_callable(name: str, value: T) -> T:
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be callable or None, got {type(value).__name__}")
+    return value
+
+
+def _checked_level(level: str | ServerEnvOption[str]) -> str | ServerEnvOption[str]:
+    if isinstance(level, ServerEnvOption):
+        return ServerEnvOption(_one_level(level.dev_default), _one_level(level.prod_default))
+    return _one_level(level)
+
+
+def _one_level(level: str) -> str:
+    if level.upper() not in _LOG_LEVELS:
+        raise ValueError(f"log_level must be one of {', '.join(_LOG_LEVELS)}, got {level!r}")
+    return level.upper()
+
+
+__all__ = [
+    "ASSIGNMENT_TIMEOUT",
+    "DRAIN_TIMEOUT",
+    "HEARTBEAT_INTERVAL",
+    "AgentServer",
+    "AssignmentTimeoutError",
+    "EventTypes",
+    "ServerEnvOption",
+    "ServerOptions",
+    "ServerType",
+    "WorkerInfo",
+    "WorkerOptions",
+    "WorkerPermissions",
+    "WorkerType",
+]
