@@ -6,6 +6,7 @@ from .._lazy import attach
 
 if TYPE_CHECKING:
     from . import remote_chat_context, utils
+    from ._instructions import Instructions as Instructions
     from .chat_context import (
         AgentConfigUpdate,
         AgentHandoff,
@@ -199,6 +200,7 @@ __getattr__, __dir__ = attach(
         "FunctionCall": ".chat_context",
         "FunctionCallOutput": ".chat_context",
         "ImageContent": ".chat_context",
+        "Instructions": ".chat_context",
         "MetricsReport": ".chat_context",
         "Choice": ".decisions",
         "ChoiceResult": ".decisions",
