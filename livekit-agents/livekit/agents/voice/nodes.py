@@ -55,9 +55,13 @@ class DefaultNodes:
                 stream.start_time_offset = _seconds_since_input_began(activity)
 
                 async def forward() -> None:
-                    async for frame in audio:
-                        stream.push_frame(frame)
-                    stream.end_input()
+                    try:
+                        async for frame in audio:
+                            stream.push_frame(frame)
+                        stream.end_input()
+                    except RuntimeError:
+                        if not activity.session._is_closing:  # a close ends the stream first
+                            raise
 
                 with _published(stream), _stream_of(activity, stream):
                     async with _forwarding("stt_node", forward()):
