@@ -84,9 +84,7 @@ class AsyncToolset(Toolset):
                 options=NOT_GIVEN if options is None else options,
                 name=f"tools of {self.id!r}",
             )
-        for tool in self.tools:
-            if isinstance(tool, AsyncToolset):
-                tool._attach(owner)
+        attach(self.tools, owner)
 
     async def aclose(self) -> None:
         """End the tools and release what they hold, within 5 s.
@@ -134,6 +132,15 @@ class AsyncToolset(Toolset):
         if self._executor is not None:
             self._executor.cut_off()
         self._executor = self._owner = None
+
+
+def attach(tools: Iterable[Tool | Toolset], owner: AgentSession[Any] | AgentActivity) -> None:
+    """Let every `AsyncToolset` among the tools, nested ones included, run for that owner."""
+    for tool in tools:
+        if isinstance(tool, AsyncToolset):
+            tool._attach(owner)
+        elif isinstance(tool, Toolset):
+            attach(tool.tools, owner)
 
 
 def executor_of(name: str, toolsets: Iterable[Toolset]) -> ToolExecutor | None:
