@@ -342,6 +342,10 @@ class SpeechScheduler:
             handles.add(self._current)
         return {handle for handle in handles if not handle.done()}
 
+    def settling_handles(self) -> list[SpeechHandle]:
+        """The live speeches that nobody has blocked."""
+        return [h for h in self.live_handles() if h not in self._blocked_handles]
+
     # -- pausing and ending ---------------------------------------------------------------------
 
     def open(self) -> None:

@@ -166,7 +166,7 @@ class SessionClose:
         if session._handoffs.transition is not None:
             await asyncio.wait((session._handoffs.transition,))
         if self._forced_at is not None:
-            live = [h for a in self._activities for h in a.scheduler.live_handles()]
+            live = [h for a in self._activities for h in a.scheduler.settling_handles()]
             await wait_until([handle._done_fut for handle in live], min(KILL, self._left(KILL)))
         for activity in session._handoffs.stacked_activities():
             if activity not in self._activities:

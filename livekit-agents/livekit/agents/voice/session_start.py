@@ -90,7 +90,7 @@ def _begin_run(session: AgentSession[Any]) -> RunResult[Any]:
 
     if session._global_run_state is not None and not session._global_run_state.done():
         raise RuntimeError("nested runs are not supported")
-    session._global_run_state = RunResult(output_type=None)
+    session._global_run_state = RunResult(output_type=None, session=session)
     return session._global_run_state
 
 
