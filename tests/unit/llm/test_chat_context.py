@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from fakes import chat
 from fakes.chat import call, context, ids, message, output
@@ -58,6 +58,7 @@ def test_a_message_with_a_time_goes_where_it_belongs() -> None:
     assert ids(ctx) == ["a", "b", "c"]
 
 
+@settings(max_examples=40)
 @given(st.lists(chat.items, max_size=12))
 def test_inserting_sorts_by_time_and_keeps_arrival_order_on_ties(items: list[ChatItem]) -> None:
     ctx = ChatContext()
@@ -65,6 +66,7 @@ def test_inserting_sorts_by_time_and_keeps_arrival_order_on_ties(items: list[Cha
     assert ids(ctx) == [item.id for item in sorted(items, key=lambda item: item.created_at)]
 
 
+@settings(max_examples=40)
 @given(chat.conversations, chat.times)
 def test_an_item_goes_right_after_the_last_that_is_not_newer(
     items: list[ChatItem], created_at: float
@@ -192,6 +194,7 @@ class TestTruncate:
         )
         assert ids(ctx.truncate(max_items=3)) == ["b"]
 
+    @settings(max_examples=40)
     @given(chat.conversations, st.integers(0, 12))
     def test_keeps_the_end_in_order_in_the_same_list(self, items: list[ChatItem], n: int) -> None:
         before = list(items)
@@ -222,6 +225,7 @@ class TestMerge:
         assert ids(ChatContext().merge(other, exclude_instructions=True)) == ["call", "config"]
         assert ids(ChatContext().merge(other, exclude_config_update=True)) == ["sys", "call"]
 
+    @settings(max_examples=40)
     @given(chat.conversations, chat.conversations, st.randoms())
     def test_adds_each_missing_item_once_in_order_of_time(
         self, mine: list[ChatItem], theirs: list[ChatItem], random: object
@@ -242,6 +246,7 @@ class TestMerge:
 
 
 class TestEquivalence:
+    @settings(max_examples=40)
     @given(chat.conversations)
     def test_ignores_timestamps_metrics_and_extra(self, items: list[ChatItem]) -> None:
         ctx = ChatContext(items)

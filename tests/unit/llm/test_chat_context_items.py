@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from livekit import rtc
 from pydantic import ValidationError
 
@@ -190,6 +190,7 @@ class TestDict:
             part["type"] for part in ctx.to_dict(exclude_image=False)["items"][0]["content"][:1]
         ] == ["image_content"]
 
+    @settings(max_examples=40)
     @given(chat.conversations)
     def test_round_trip_through_json_keeps_everything(self, items: list[ChatItem]) -> None:
         dumped = json.loads(json.dumps(ChatContext(items).to_dict(**EVERYTHING)))
@@ -251,6 +252,7 @@ def test_proto_carries_every_item() -> None:
     assert updated.agent_config_update.instructions == "i"
 
 
+@settings(max_examples=40)
 @given(chat.conversations)
 def test_proto_has_one_entry_per_item(items: list[ChatItem]) -> None:
     proto = ChatContext(items).to_proto()

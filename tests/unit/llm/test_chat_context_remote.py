@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from fakes.chat import ids, message
@@ -56,3 +56,4 @@ class RemoteConversation(RuleBasedStateMachine):
 
 
 TestRemoteConversation = RemoteConversation.TestCase
+TestRemoteConversation.settings = settings(max_examples=30, stateful_step_count=20)

@@ -203,7 +203,7 @@ def test_garbled_arguments_of_a_past_call_become_an_empty_object(fmt: str, argum
 
 @pytest.mark.parametrize("fmt", FORMATS)
 @given(items=chat.conversations)
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_converting_changes_nothing_and_never_fails(fmt: str, items: list[ChatItem]) -> None:
     ctx = _without_external_images(items) if fmt == "aws" else ChatContext(items)
     before = copy.deepcopy(ctx.to_dict(exclude_image=False, exclude_timestamp=False))
@@ -215,7 +215,7 @@ def test_converting_changes_nothing_and_never_fails(fmt: str, items: list[ChatIt
 
 @pytest.mark.parametrize("fmt", FORMATS)
 @given(items=chat.conversations)
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_calls_and_outputs_come_in_pairs(fmt: str, items: list[ChatItem]) -> None:
     ctx = _without_external_images(items) if fmt == "aws" else ChatContext(items)
     entries, _ = ctx.to_provider_format(fmt)
@@ -227,7 +227,7 @@ def test_calls_and_outputs_come_in_pairs(fmt: str, items: list[ChatItem]) -> Non
 
 @pytest.mark.parametrize("fmt", ["anthropic", "google", "aws"])
 @given(items=chat.conversations)
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_turns_alternate_and_are_never_empty(fmt: str, items: list[ChatItem]) -> None:
     entries, _ = _without_external_images(items).to_provider_format(fmt)
     kinds = [_kind(entry) for entry in entries]
