@@ -1,0 +1,5 @@
+"""The logger of this plugin."""
+
+import logging
+
+logger = logging.getLogger("livekit.plugins.pocketsphinx")
