@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import livekit.agents.utils.aio.debug  # noqa: F401 - takes the real clock when imported
 from livekit.agents.utils import aio
 from livekit.agents.utils.aio import (
     AsyncAtomicCounter,

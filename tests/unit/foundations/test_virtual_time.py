@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from time import perf_counter  # the real one: virtual time patches the module
 
 import pytest
 from hypothesis import given, strategies as st
@@ -24,10 +25,10 @@ async def test_a_mark_asks_for_real_time() -> None:
 
 
 async def test_hours_pass_in_no_time_and_exactly() -> None:
-    began = time.perf_counter()
+    began = perf_counter()
     await asyncio.sleep(3 * 24 * 3600 + 0.1)
     assert loop_time() == START + 3 * 24 * 3600 + 0.1
-    assert time.perf_counter() - began < 1.0
+    assert perf_counter() - began < 1.0
 
 
 @given(st.lists(st.integers(min_value=0, max_value=10**9), min_size=1, max_size=20))
@@ -54,11 +55,11 @@ async def test_the_clock_stands_still_while_an_executor_job_runs() -> None:
 async def test_a_wedged_executor_job_does_not_stop_the_clock_for_ever() -> None:
     release = threading.Event()
     job = asyncio.get_running_loop().run_in_executor(None, release.wait)
-    began = time.perf_counter()
+    began = perf_counter()
     await asyncio.sleep(5.0)
     await asyncio.sleep(5.0)  # patience is spent once, not again for every jump
     assert loop_time() == START + 10.0
-    assert 0.5 < time.perf_counter() - began < 3.0
+    assert 0.5 < perf_counter() - began < 3.0
     release.set()
     assert await job
 
@@ -81,10 +82,10 @@ async def test_a_thread_that_never_calls_does_not_stop_the_clock() -> None:
     release = threading.Event()
     thread = threading.Thread(target=release.wait, daemon=True)
     thread.start()
-    began = time.perf_counter()
+    began = perf_counter()
     for _ in range(50):
         await asyncio.sleep(1.0)
-    assert time.perf_counter() - began < 1.0
+    assert perf_counter() - began < 1.0
     release.set()
     thread.join()
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import time
 from asyncio import events
+from time import perf_counter  # real time, whatever clock the loop follows
 from typing import Any
 
 from ...log import logger
@@ -27,9 +27,9 @@ def hook_slow_callbacks(slow_duration: float) -> None:
 
     @functools.wraps(original)
     def timed_run(handle: asyncio.Handle) -> Any:
-        began = time.perf_counter()
+        began = perf_counter()
         result = original(handle)
-        elapsed = time.perf_counter() - began
+        elapsed = perf_counter() - began
         if elapsed >= slow_duration:
             logger.warning("Running %s took too long: %.2f seconds", _describe(handle), elapsed)
         return result
