@@ -6,7 +6,15 @@ from ..._lazy import attach
 
 if TYPE_CHECKING:
     from . import text_transforms
+    from .synchronizer import TranscriptSynchronizer, find_micro_track_id
 
-__all__ = ["text_transforms"]
+__all__ = ["TranscriptSynchronizer", "find_micro_track_id", "text_transforms"]
 
-__getattr__, __dir__ = attach(__name__, {"text_transforms": ".text_transforms:"})
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "TranscriptSynchronizer": ".synchronizer",
+        "find_micro_track_id": ".synchronizer",
+        "text_transforms": ".text_transforms:",
+    },
+)

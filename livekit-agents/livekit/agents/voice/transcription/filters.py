@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterable, AsyncIterator
 
-FULL_LINE_PATTERNS = [re.compile(r"^[ \t]*(?:-[ \t]*){3,}$|^[ \t]*(?:\*[ \t]*){3,}$|^[ \t]*(?:_[ \t]*){3,}$")]
+FULL_LINE_PATTERNS = [
+    re.compile(r"^[ \t]*(?:-[ \t]*){3,}$|^[ \t]*(?:\*[ \t]*){3,}$|^[ \t]*(?:_[ \t]*){3,}$")
+]
 """Lines that are dropped as a whole: horizontal rules."""
 
 LINE_PATTERNS = [
@@ -35,7 +37,7 @@ INLINE_PATTERNS = [
 INLINE_MARKERS = re.compile(r"[*_`~\[]")
 """What a mark may begin with."""
 
-INLINE_SPLIT_TOKENS = " ,.?!;，。？！；"  # noqa: RUF001 - the full-width forms are meant
+INLINE_SPLIT_TOKENS = " ,.?!;，。？！；"
 """Where a line may be emitted before its end."""
 
 EMOJI_PATTERN = re.compile(

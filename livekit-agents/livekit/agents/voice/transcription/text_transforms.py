@@ -104,11 +104,10 @@ def replace(
             keep = held(pending)
             done, tail = pending[: len(pending) - keep], pending[len(pending) - keep :]
             # a match may reach from what is complete into what is held back
-            last = None
-            for last in pattern.finditer(pending):
-                pass
-            if last is not None and last.end() > len(done) > last.start():
-                done, tail = pending[: last.start()], pending[last.start() :]
+            matches = list(pattern.finditer(pending))
+            if matches and matches[-1].end() > len(done) > matches[-1].start():
+                start = matches[-1].start()
+                done, tail = pending[:start], pending[start:]
             pending = tail
             if done:
                 yield pattern.sub(lambda match: values[fold(match.group(0))], done)

@@ -1,0 +1,566 @@
+"""Shows the words of the transcript while they are spoken, and knows which ones were heard.
+
+`WordPacer` says when each word is due; it has no clock and does no I/O. `TranscriptSynchronizer`
+wraps an audio and a text output, feeds the pacer with what passes, and shows the words in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...log import logger
+from ...types import NOT_GIVEN, NotGivenOr, TimedString
+from ...utils import is_given
+from ...utils.aio import TaskScope, wait_until
+from ..io import AudioOutput, AudioOutputCapabilities, TextOutput
+
+if TYPE_CHECKING:
+    from livekit import rtc
+
+    from ... import tokenize
+
+STANDARD_SPEECH_RATE = 3.83
+"""Syllables per second of ordinary speech, until the real rate is known."""
+
+CLOSE_TIMEOUT = 5.0
+"""Seconds that a text sink may take for the rest of a segment, before it is given up."""
+
+_WORDS = re.compile(
+    "[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]\\s*"  # scripts without spaces
+    "|[^\\s\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]+\\s*"
+    "|\\s+"
+)
+_MARKUP = re.compile(r"^<[^>]*>\s*$")
+
+
+@dataclass
+class _Word:
+    text: str
+    syllables: int
+    end_time: float | None
+    """Seconds into the audio at which it ends, where the voice reported it."""
+
+
+class WordPacer:
+    """When each word of one segment is due, in seconds of playback.
+
+    Args:
+        speed: How much faster than ordinary speech, while the real rate is unknown.
+        syllables: Counts the syllables of a word.
+        split: Cuts text into words, each with the space behind it.
+    """
+
+    def __init__(
+        self, *, speed: float, syllables: Callable[[str], int], split: Callable[[str], list[str]]
+    ) -> None:
+        self._rate = STANDARD_SPEECH_RATE * speed
+        self._count = syllables
+        self._split = split
+        self._pending = ""
+        self._words: list[_Word] = []
+        self._shown = 0
+        self._clock = 0.0
+        """Where in the playback the slot of the next word begins."""
+        self._heard = ""
+        self._last_slot: tuple[str, float] | None = None
+        self._all = ""
+        self._audio = 0.0
+        self.text_ended = False
+        self.audio_ended = False
+        self.truncated = False
+
+    # -- what passes ------------------------------------------------------------------------------
+
+    def push_text(self, text: str) -> None:
+        """More text; a `TimedString` may bring its timing along."""
+        self._all += text
+        end_time = getattr(text, "end_time", NOT_GIVEN)
+        self._pending += text
+        if is_given(end_time):
+            self._take(len(self._pending), end_time)
+            return
+        boundary = _last_boundary(self._pending)
+        if boundary:
+            self._take(boundary, None)
+
+    def _take(self, length: int, end_time: float | None) -> None:
+        done, self._pending = self._pending[:length], self._pending[length:]
+        words = self._split(done)
+        for index, word in enumerate(words):
+            last = index == len(words) - 1
+            count = 0 if _MARKUP.match(word) or not word.strip() else self._count(word.strip())
+            self._words.append(_Word(word, count, end_time if last else None))
+
+    def end_text(self) -> None:
+        """The segment has no more text."""
+        self.text_ended = True
+        if self._pending:
+            self._take(len(self._pending), None)
+        self._estimate()
+
+    def push_audio(self, seconds: float) -> None:
+        """More audio."""
+        self._audio += seconds
+
+    def end_audio(self) -> None:
+        """The segment has no more audio."""
+        self.audio_ended = True
+        self._estimate()
+
+    def _estimate(self) -> None:
+        """With all text and audio known, so is the rate."""
+        if not (self.text_ended and self.audio_ended) or self.truncated or not self._audio:
+            return
+        total = sum(word.syllables for word in self._words)
+        if total:
+            left = sum(word.syllables for word in self._words[self._shown :])
+            seconds = self._audio - self._clock
+            self._rate = left / seconds if left and seconds > 0.1 else total / self._audio
+
+    # -- when -------------------------------------------------------------------------------------
+
+    def due_at(self) -> float | None:
+        """When the next word is due, in seconds of playback; None when there is none."""
+        if self._shown >= len(self._words):
+            return None
+        start, end = self._slot()
+        return (start + end) / 2
+
+    def _slot(self) -> tuple[float, float]:
+        word = self._words[self._shown]
+        timed = next((w.end_time for w in self._words[self._shown :] if w.end_time), None)
+        if timed is not None and timed > self._clock:
+            group = []
+            for following in self._words[self._shown :]:
+                group.append(following)
+                if following.end_time:
+                    break
+            total = sum(w.syllables for w in group) or 1
+            return self._clock, self._clock + (timed - self._clock) * word.syllables / total
+        return self._clock, self._clock + word.syllables / self._rate
+
+    def take(self) -> TimedString:
+        """The next word; its `end_time` is the end of its slot."""
+        _, end = self._slot()
+        word = self._words[self._shown]
+        self._shown += 1
+        self._settle(end)
+        self._last_slot = (word.text, end)
+        self._clock = end
+        return TimedString(word.text, end_time=end)
+
+    def _settle(self, position: float) -> None:
+        if self._last_slot is not None:
+            self._heard += self._last_slot[0]
+            self._last_slot = None
+
+    def rest(self) -> str:
+        """All words not yet taken, at once."""
+        words, self._shown = self._words[self._shown :], len(self._words)
+        return "".join(word.text for word in words)
+
+    def heard(self, position: float) -> str:
+        """What counts as heard at `position`: words whose slot has ended."""
+        if self._last_slot is not None and self._last_slot[1] <= position:
+            return self._heard + self._last_slot[0]
+        return self._heard
+
+    @property
+    def whole(self) -> str:
+        """The whole text."""
+        return self._all
+
+
+def _last_boundary(text: str) -> int:
+    """Up to where the words of an unfinished text are complete."""
+    end = 0
+    for match in _WORDS.finditer(text):
+        complete = match.end() < len(text) or text[-1].isspace()
+        if not complete and len(match.group().strip()) == 1 and ord(match.group()[0]) >= 0x3040:
+            complete = True
+        if complete:
+            end = match.end()
+    return end
+
+
+class _Segment:
+    """One segment: its pacer, and the task that shows its words."""
+
+    def __init__(self, owner: TranscriptSynchronizer, previous: asyncio.Task[None] | None) -> None:
+        self._owner = owner
+        self.pacer = owner._new_pacer()
+        self._previous = previous
+        self._changed = asyncio.Event()
+        self._started_at: float | None = None
+        self._paused_at: float | None = time.time() if owner._paused else None
+        self._paused_for = 0.0
+        self._finish: str | None = None
+        self._unpaced = False
+        self.task: asyncio.Task[None] | None = None
+        self.has_text = False
+
+    def _wake(self) -> None:
+        self._changed.set()
+        if self.task is None and not self._owner._scope.closed:
+            self.task = self._owner._scope.spawn(self._show(), name="show transcript")
+
+    # -- what happens to it -----------------------------------------------------------------------
+
+    def push_text(self, text: str) -> None:
+        self.has_text = True
+        self.pacer.push_text(text)
+        self._wake()
+
+    def end_text(self) -> None:
+        self.pacer.end_text()
+        self._wake()
+
+    def started(self, at: float) -> None:
+        self._started_at = at
+        self._wake()
+
+    def pause(self) -> None:
+        if self._paused_at is None:
+            self._paused_at = time.time()
+            self._wake()
+
+    def resume(self) -> None:
+        if self._paused_at is not None:
+            self._paused_for += max(0.0, time.time() - max(self._paused_at, self._started_at or 0))
+            self._paused_at = None
+            self._wake()
+
+    def show_unpaced(self) -> None:
+        """There is no audio to keep step with."""
+        self._unpaced = True
+        self._wake()
+
+    def finish(self, position: float, *, interrupted: bool) -> str:
+        """The audio is over. Returns the transcript that counts as heard."""
+        complete = self.pacer.text_ended and self.pacer.audio_ended and not self.pacer.truncated
+        if not interrupted and complete:
+            self._finish = "show the rest"
+            heard = self.pacer.whole
+        else:
+            if not interrupted and not self.pacer.truncated:
+                logger.warning("the audio finished before its text had ended")
+            self._finish = "drop the rest"
+            heard = self.pacer.heard(position)
+        self._wake()
+        return heard
+
+    # -- showing ----------------------------------------------------------------------------------
+
+    async def _show(self) -> None:
+        sink = self._owner._text_sink
+        try:
+            if self._previous is not None and not self._previous.done():
+                if await wait_until(self._previous, CLOSE_TIMEOUT):
+                    logger.warning("the text output did not take a segment within 5 s, dropping it")
+                    self._previous.cancel()
+            while not await self._step(sink):
+                pass
+        finally:
+            if sink is not None and self.has_text:
+                sink.flush()
+
+    async def _step(self, sink: TextOutput | None) -> bool:
+        """Show what is due, wait for what comes next. True when the segment is over."""
+        self._changed.clear()
+        if self._unpaced or self._finish == "show the rest":
+            text = self.pacer.rest()
+            if text and sink is not None:
+                await sink.capture_text(text)
+            over = self.pacer.text_ended or self._finish is not None
+            if not over:
+                await self._changed.wait()
+            return over
+        if self._finish is not None:
+            return True
+        due = self.pacer.due_at()
+        if due is None or self._started_at is None or self._paused_at is not None:
+            await self._changed.wait()
+            return False
+        delay = due - self._position()
+        if delay > 0:
+            await self._wait(delay)
+            return False
+        word = self.pacer.take()
+        if sink is not None:
+            await sink.capture_text(word)
+        return False
+
+    def _position(self) -> float:
+        assert self._started_at is not None
+        return time.time() - self._started_at - self._paused_for
+
+    async def _wait(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(seconds, self._changed.set)
+        try:
+            await self._changed.wait()
+        finally:
+            timer.cancel()
+
+
+class TranscriptSynchronizer:
+    """Keeps the transcript in step with the voice. Set both of its outputs on the session.
+
+    Args:
+        next_in_chain_audio: Plays the voice.
+        next_in_chain_text: Shows the words; None if only the history is to know what was heard.
+        speed: How much faster than ordinary speech the words come while the real rate is unknown.
+        hyphenate_word: Cuts a word into syllables.
+        word_tokenizer: Cuts text into words.
+    """
+
+    def __init__(
+        self,
+        *,
+        next_in_chain_audio: AudioOutput,
+        next_in_chain_text: TextOutput | None,
+        speed: float = 1.0,
+        hyphenate_word: Callable[[str], list[str]] | None = None,
+        word_tokenizer: NotGivenOr[tokenize.WordTokenizer] = NOT_GIVEN,
+    ) -> None:
+        self._speed = speed
+        self._hyphenate = hyphenate_word
+        self._tokenizer = word_tokenizer
+        self._text_sink = next_in_chain_text
+        self._paused = False
+        self._enabled = True
+        self._scope = TaskScope("transcript synchronizer")
+        self._audio_output = _SyncedAudioOutput(self, next_in_chain_audio)
+        self._text_output = _SyncedTextOutput(self, next_in_chain_text)
+        self._segment: _Segment | None = None
+        self._audio_attached = self._text_attached = True
+        self._warned = False
+
+    def _new_pacer(self) -> WordPacer:
+        return WordPacer(speed=self._speed, syllables=self._syllables, split=self._words)
+
+    def _syllables(self, word: str) -> int:
+        if self._hyphenate is None:
+            from ...tokenize.basic import hyphenate_word
+
+            self._hyphenate = hyphenate_word
+        return max(1, len(self._hyphenate(word)))
+
+    def _words(self, text: str) -> list[str]:
+        if is_given(self._tokenizer):
+            return list(self._tokenizer.tokenize(text))
+        return _WORDS.findall(text)
+
+    @property
+    def audio_output(self) -> AudioOutput:
+        """For `session.output.audio`."""
+        return self._audio_output
+
+    @property
+    def text_output(self) -> TextOutput:
+        """For `session.output.transcription`."""
+        return self._text_output
+
+    @property
+    def enabled(self) -> bool:
+        """Whether words are paced; otherwise everything passes through."""
+        return self._enabled and self._audio_attached and self._text_attached
+
+    def set_enabled(self, enabled: bool) -> None:
+        """Pace words, or let everything pass through."""
+        if enabled != self._enabled:
+            self._enabled = enabled
+            self.rotate_segment()
+
+    def rotate_segment(self) -> None:
+        """Begin a fresh segment; the present one keeps showing what it has."""
+        segment, self._segment = self._segment, None
+        if segment is not None and segment._finish is None and segment.has_text:
+            segment._finish = "drop the rest"
+            segment._wake()
+        self._last_task = segment.task if segment is not None else None
+
+    _last_task: asyncio.Task[None] | None = None
+
+    def _current(self) -> _Segment:
+        if self._segment is None:
+            self._segment = _Segment(self, self._last_task)
+        return self._segment
+
+    def _finished(self, position: float, *, interrupted: bool) -> str | None:
+        """The sink finished a segment: what of its text was heard, and on with a fresh one."""
+        if not self.enabled or self._segment is None:
+            return None
+        segment, self._segment = self._segment, None
+        heard = segment.finish(position, interrupted=interrupted)
+        self._last_task = segment.task
+        return heard
+
+    def _attachment_changed(self) -> None:
+        if self._audio_attached != self._text_attached and not self._warned:
+            self._warned = True
+            logger.warning(
+                "only one output of the transcript synchronizer is attached, so the transcript is "
+                "not kept in step: was session.output.audio or .transcription replaced?"
+            )
+        elif self._audio_attached and self._text_attached:
+            self._warned = False
+
+    async def barrier(self) -> None:
+        """Wait until the words of finished segments are shown, at most 5 s."""
+        if self._last_task is not None:
+            await wait_until(self._last_task, CLOSE_TIMEOUT)
+
+    async def aclose(self) -> None:
+        """Stop showing words. Bounded, whatever the text output does."""
+        self._enabled = False
+        await self.barrier()
+        await self._scope.cancel(0.5)
+
+
+class _SyncedAudioOutput(AudioOutput):
+    def __init__(self, sync: TranscriptSynchronizer, sink: AudioOutput) -> None:
+        super().__init__(
+            label="TranscriptSynchronizer",
+            capabilities=AudioOutputCapabilities(pause=True),
+            next_in_chain=sink,
+        )
+        self._sync = sync
+        self._pushed = 0.0
+
+    @property
+    def _sink(self) -> AudioOutput:
+        assert self.next_in_chain is not None
+        return self.next_in_chain
+
+    @property
+    def sample_rate(self) -> int | None:
+        return self._sink.sample_rate
+
+    async def capture_frame(self, frame: rtc.AudioFrame) -> None:
+        await self._sink.capture_frame(frame)
+        await super().capture_frame(frame)
+        self._pushed += frame.duration
+        if self._sync.enabled:
+            self._sync._current().pacer.push_audio(frame.duration)
+
+    def flush(self) -> None:
+        super().flush()
+        self._sink.flush()
+        pushed, self._pushed = self._pushed, 0.0
+        if not self._sync.enabled:
+            return
+        if pushed:
+            segment = self._sync._current()
+            segment.pacer.end_audio()
+            segment._wake()
+        elif not self._pending_playback_count:
+            self._sync._current().show_unpaced()
+
+    def clear_buffer(self) -> None:
+        self._sink.clear_buffer()
+
+    def pause(self) -> None:
+        super().pause()
+        self._sync._paused = True
+        if self._sync._segment is not None:
+            self._sync._segment.pause()
+
+    def resume(self) -> None:
+        super().resume()
+        self._sync._paused = False
+        if self._sync._segment is not None:
+            self._sync._segment.resume()
+
+    def _mark_input_truncated(self) -> None:
+        super()._mark_input_truncated()
+        if self._sync.enabled:
+            self._sync._current().pacer.truncated = True
+
+    def on_attached(self) -> None:
+        super().on_attached()
+        self._sync._audio_attached = True
+        self._sync._attachment_changed()
+
+    def on_detached(self) -> None:
+        super().on_detached()
+        self._sync._audio_attached = False
+        self._sync._attachment_changed()
+
+    def on_playback_started(self, *, created_at: float) -> None:
+        if self._sync.enabled:
+            self._sync._current().started(created_at)
+        super().on_playback_started(created_at=created_at)
+
+    def on_playback_finished(
+        self,
+        *,
+        playback_position: float,
+        interrupted: bool,
+        synchronized_transcript: str | None = None,
+    ) -> None:
+        if not self._pending_playback_count:
+            return
+        heard = self._sync._finished(playback_position, interrupted=interrupted)
+        super().on_playback_finished(
+            playback_position=playback_position,
+            interrupted=interrupted,
+            synchronized_transcript=heard if heard is not None else synchronized_transcript,
+        )
+
+
+class _SyncedTextOutput(TextOutput):
+    def __init__(self, sync: TranscriptSynchronizer, sink: TextOutput | None) -> None:
+        super().__init__(label="TranscriptSynchronizer", next_in_chain=sink)
+        self._sync = sync
+
+    async def capture_text(self, text: str) -> None:
+        if self._sync.enabled:
+            self._sync._current().push_text(text)
+        elif self.next_in_chain is not None:
+            await self.next_in_chain.capture_text(text)
+
+    def flush(self) -> None:
+        if not self._sync.enabled:
+            if self.next_in_chain is not None:
+                self.next_in_chain.flush()
+        elif self._sync._segment is not None:
+            self._sync._segment.end_text()
+
+    def on_attached(self) -> None:
+        super().on_attached()
+        self._sync._text_attached = True
+        self._sync._attachment_changed()
+
+    def on_detached(self) -> None:
+        super().on_detached()
+        self._sync._text_attached = False
+        self._sync._attachment_changed()
+
+
+def find_micro_track_id(room: Any, identity: str) -> str:
+    """Sid of a participant's first microphone track.
+
+    Raises:
+        ValueError: The participant, or the track, is not there.
+    """
+    from livekit import rtc
+
+    if identity == room.local_participant.identity:
+        participant = room.local_participant
+    else:
+        participant = room.remote_participants.get(identity)
+    if participant is None:
+        raise ValueError(f"there is no participant {identity!r} in the room")
+    for publication in participant.track_publications.values():
+        if publication.source == rtc.TrackSource.SOURCE_MICROPHONE:
+            return str(publication.sid)
+    raise ValueError(f"participant {identity!r} has published no microphone")
+
+
+__all__ = ["STANDARD_SPEECH_RATE", "TranscriptSynchronizer", "WordPacer", "find_micro_track_id"]
