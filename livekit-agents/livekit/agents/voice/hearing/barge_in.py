@@ -111,6 +111,7 @@ class PauseMachine:
         resumed = can_resume and not speech.done()
         if resumed:
             self._effects.set_agent_state(self._resume_state)
+        if resumed or speech.done():
             self._effects.resume_output()
         self._effects.report_false_interruption(resumed=resumed)
 
