@@ -35,7 +35,7 @@ $(READY): pyproject.toml $(PACKAGES:%=%/pyproject.toml) scripts/setup
 	@touch $@
 
 demo: $(READY)
-	@$(PY) examples/receptionist.py $(if $(CALLER),--caller "$(CALLER)") $(if $(FAST),--fast) $(ARGS)
+	@$(PY) examples/offline_call.py $(if $(CALLER),--caller "$(CALLER)") $(if $(FAST),--fast) $(ARGS)
 
 test: $(READY)
 	@$(PY) -m pytest $(ARGS)

@@ -105,7 +105,7 @@ class FakeAgent:
     """Its hook does what the test says."""
 
     def __init__(self) -> None:
-        self.id = "fake_agent"
+        self.id = self.label = "fake_agent"
         self._chat_ctx = ChatContext.empty()
         self.completed: list[str] = []
         self.exceeded: list[Any] = []

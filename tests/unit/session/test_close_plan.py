@@ -6,8 +6,8 @@ import asyncio
 import logging
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
+
 from livekit.agents.utils.aio import Deadline
 from livekit.agents.voice.closing import (
     CloseBudgets,

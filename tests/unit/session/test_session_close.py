@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 import pytest
+
 from fakes.llm import FakeLLM, Reply
 from fakes.session import Recorded, make_session, now, running
 from livekit.agents.llm import FunctionToolCall, function_tool

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+
 from fakes.llm import FakeLLM, Reply
 from fakes.session import Recorded, make_session, now, running
 from livekit.agents.llm import FunctionToolCall, ToolError, function_tool

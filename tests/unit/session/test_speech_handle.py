@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
 from livekit.agents.llm import FunctionCall
 from livekit.agents.voice import speech_handle as module
 from livekit.agents.voice._context import bound, current_function_call, current_speech_handle

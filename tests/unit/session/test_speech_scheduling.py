@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
+
 from livekit.agents.voice.scheduling import Gate, SpeechQueue, SpeechScheduler
 from livekit.agents.voice.speech_handle import SpeechHandle
 
@@ -231,8 +231,8 @@ async def test_nothing_can_be_scheduled_after_a_cut_off() -> None:
     scheduler.schedule(handle)
     assert handle.interrupted
     handle._mark_done()
+    await scheduler.aclose(0.1)
     with pytest.raises(RuntimeError, match="is closed"):
-        await scheduler.aclose(0.1)
         scheduler.create_task(asyncio.sleep(0))
 
 

@@ -240,12 +240,12 @@ class Agent:
     @property
     def duplex_session(self) -> Any:
         """The live session of a duplex model. Raises RuntimeError when there is none."""
-        from ..llm import DuplexRealtimeAdapter
+        from ..llm.duplex_adapter import DuplexRealtimeSession
 
-        activity = self._get_activity_or_raise()
-        if not isinstance(activity.llm, DuplexRealtimeAdapter):
+        session = self._get_activity_or_raise().realtime_llm_session
+        if not isinstance(session, DuplexRealtimeSession):
             raise RuntimeError("no duplex session: the LLM of this agent is not a DuplexModel")
-        return activity.llm.duplex_session(self.realtime_llm_session)
+        return session.duplex_session
 
     async def update_instructions(self, instructions: str | llm_module.Instructions) -> None:
         """Replace the instructions; on a running agent they count from the next reply on."""

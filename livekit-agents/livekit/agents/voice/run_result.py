@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
@@ -16,7 +16,16 @@ from ..llm import AgentHandoff, ChatItem, ChatMessage, FunctionCall, FunctionCal
 from ..log import logger
 from ..types import NOT_GIVEN, NotGivenOr
 from ..utils import is_given
-from .run_assert import RunAssert
+from .run_assert import (
+    AgentHandoffAssert,
+    ChatMessageAssert,
+    EventAssert,
+    EventRangeAssert,
+    FunctionCallAssert,
+    FunctionCallOutputAssert,
+    RunAssert,
+    lk_evals_verbose,
+)
 
 if TYPE_CHECKING:
     from .agent import Agent
@@ -193,7 +202,7 @@ class RunResult(Generic[Run_T]):
         guard = self._guard()
         for watched in suspended:
             self._watched.discard(watched)
-        asyncio.get_running_loop().call_soon(lambda: guard.done() or guard.set_result(None))
+        asyncio.get_running_loop().call_soon(_resolve, guard)
         return suspended
 
     def _resume(self, suspended: Any) -> None:
@@ -285,6 +294,11 @@ class RunResult(Generic[Run_T]):
 _NOTHING = object()
 
 
+def _resolve(guard: asyncio.Future[None]) -> None:
+    if not guard.done():
+        guard.set_result(None)
+
+
 def start_run(
     session: AgentSession[Any],
     *,
@@ -355,7 +369,7 @@ def find_mock(
     session: AgentSession[Any], tool_name: str
 ) -> Callable[[Any, tuple[Any, ...], dict[str, Any]], Awaitable[Any]] | None:
     """The mock for a tool of the session's current agent, or None. Context mocks come first."""
-    agent_type = type(session._current_agent)
+    agent_type: Any = type(session._current_agent)
     for mocks in (_mocks.get() or {}, session._tool_mocks):
         mock = mocks.get(agent_type, {}).get(tool_name)
         if mock is not None:
@@ -375,3 +389,26 @@ def _runner(mock: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
     return run
 
 
+__all__ = [
+    "AgentHandoffAssert",
+    "AgentHandoffEvent",
+    "ChatMessageAssert",
+    "ChatMessageEvent",
+    "EventAssert",
+    "EventRangeAssert",
+    "FunctionCallAssert",
+    "FunctionCallEvent",
+    "FunctionCallOutputAssert",
+    "FunctionCallOutputEvent",
+    "MockTools",
+    "RunAssert",
+    "RunEvent",
+    "RunOutputOptions",
+    "RunResult",
+    "Run_T",
+    "UnexpectedModelBehavior",
+    "find_mock",
+    "lk_evals_verbose",
+    "mock_tools",
+    "start_run",
+]

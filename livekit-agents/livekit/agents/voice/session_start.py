@@ -108,7 +108,10 @@ async def _start(session: AgentSession[Any], request: StartRequest) -> None:
     session._agent = session._current_agent = request.agent
     session._state.begin()
     if is_given(request.room):
-        await _enter_room(session, request)
+        raise RuntimeError(
+            "this version of livekit-agents does not join rooms yet: set session.input.audio and "
+            "session.output.audio instead of passing room"
+        )
     await session._handoffs.switch(request.agent)
     # no await below: either all of the session runs, or none of it
     session._started = True
@@ -156,21 +159,6 @@ def _job_shutdown(session: AgentSession[Any]) -> Callable[[], Any]:
         await wait_for_former_close(session)
 
     return close_session
-
-
-async def _enter_room(session: AgentSession[Any], request: StartRequest) -> None:
-    from .room_io import RoomIO
-
-    options = request.room_options
-    room_io = RoomIO(
-        agent_session=session,
-        room=request.room,
-        options=options,
-        input_options=request.room_input_options,
-        output_options=request.room_output_options,
-    )
-    session._room_io = room_io
-    await room_io.start()
 
 
 def component_steps(session: AgentSession[Any]) -> list[Step]:

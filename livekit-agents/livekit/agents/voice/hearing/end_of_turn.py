@@ -278,6 +278,7 @@ class EndOfTurn:
             backchannel_over_agent=turn.backchannel,
             span=self._spans.turn_span,
         )
+        self._spans.turn_ending(info)
         committed = False
         try:
             committed = self._hooks.on_end_of_turn(info)
@@ -285,7 +286,7 @@ class EndOfTurn:
             logger.exception("the end of a turn could not be handled, its words stay pending")
         if committed:
             self._spans.decision_ended("committed")
-            self._spans.turn_committed(info)
+            self._spans.turn_committed()
             turn.close(decision.snapshot)
             self._host.turn_committed()
             logger.debug(

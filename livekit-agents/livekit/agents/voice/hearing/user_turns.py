@@ -11,6 +11,7 @@ from ...llm import ChatContext, ChatMessage, MetricsReport, RealtimeModel, StopR
 from ...log import logger
 from ...metrics import EOUMetrics
 from ...metrics.base import Metadata
+from ...telemetry import trace_types, tracer
 from ...utils.aio import TaskScope, wait_until
 from ..speech_handle import SpeechHandle
 from .activity import HearingActivity, interruption_options
@@ -204,16 +205,24 @@ class UserTurns:
     async def _run_hook(self, turn: _Turn, chat_ctx: ChatContext) -> bool:
         """Let the agent look at the turn; False if it wants no reply."""
         began = time.perf_counter()
+        agent = self._activity.agent
+        parent = None if turn.info.span is None else tracer.context_of(turn.info.span)
         try:
-            await self._activity.agent.on_user_turn_completed(chat_ctx, new_message=turn.message)
-        except StopResponse:
-            turn.kept = True
-            self._activity.replies.drop_preemptive()
-            return False
+            with tracer.start_as_current_span(
+                "on_user_turn_completed",
+                context=parent,
+                attributes={trace_types.ATTR_AGENT_LABEL: agent.label},
+            ) as span:
+                try:
+                    await agent.on_user_turn_completed(chat_ctx, new_message=turn.message)
+                except StopResponse:
+                    span.add_event("stop_response")
+                    turn.kept = True
+                    self._activity.replies.drop_preemptive()
+                    return False
         except Exception:
             logger.exception(
-                "error in on_user_turn_completed of %s, the turn gets no reply",
-                self._activity.agent.id,
+                "error in on_user_turn_completed of %s, the turn gets no reply", agent.id
             )
             self._activity.replies.drop_preemptive()
             self._keep(turn)

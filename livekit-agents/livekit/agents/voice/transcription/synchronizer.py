@@ -259,10 +259,10 @@ class _Segment:
     async def _show(self) -> None:
         sink = self._owner._text_sink
         try:
-            if self._previous is not None and not self._previous.done():
-                if await wait_until(self._previous, CLOSE_TIMEOUT):
-                    logger.warning("the text output did not take a segment within 5 s, dropping it")
-                    self._previous.cancel()
+            previous = self._previous
+            if previous is not None and await wait_until(previous, CLOSE_TIMEOUT):
+                logger.warning("the text output did not take a segment within 5 s, dropping it")
+                previous.cancel()
             while not await self._step(sink):
                 pass
         finally:

@@ -30,7 +30,7 @@ class _Options:
     speaker: int | None
 
 
-class TTS(tts.TTS):
+class TTS(tts.TTS[str]):
     """Speech synthesis in the process, with a Piper voice. No network, no key.
 
     A text is spoken sentence by sentence: the first can be heard while later ones are still being

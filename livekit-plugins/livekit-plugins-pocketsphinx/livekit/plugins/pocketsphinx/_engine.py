@@ -141,9 +141,7 @@ class _Library:
         self.next_segment = function("ps_seg_next", handle, handle)
         self.segment_word = function("ps_seg_word", text, handle)
         self.segment_frames = function("ps_seg_frames", None, handle, numbers, numbers)
-        self.segment_prob = function(
-            "ps_seg_prob", ctypes.c_int32, handle, handle, handle, handle
-        )
+        self.segment_prob = function("ps_seg_prob", ctypes.c_int32, handle, handle, handle, handle)
         self.logmath = function("ps_get_logmath", handle, handle)
         self.exp = function("logmath_exp", ctypes.c_double, handle, number)
 

@@ -51,9 +51,7 @@ class EnginePool:
         with self._lock:
             if self._idle or self._closed:
                 return
-        threading.Thread(
-            target=self._load_ahead, name="pocketsphinx-prewarm", daemon=True
-        ).start()
+        threading.Thread(target=self._load_ahead, name="pocketsphinx-prewarm", daemon=True).start()
 
     def close(self) -> None:
         """Free idle engines now, and the others when they are given back."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from livekit import rtc
+
 from livekit.agents import stt, utils
 from livekit.agents.language import LanguageCode
 from livekit.agents.types import (
@@ -60,7 +61,7 @@ class _Options:
     endpointing: EndpointingOptions
 
 
-class STT(stt.STT):
+class STT(stt.STT[str]):
     """Speech recognition in the process, with the US English model that PocketSphinx ships.
 
     No network, no key, some 90 MB for each running stream. Audio of any sample rate and channel
@@ -434,7 +435,7 @@ def _mono(frame: rtc.AudioFrame) -> bytes:
     import numpy as np
 
     channels = np.frombuffer(frame.data, dtype=np.int16).reshape(-1, frame.num_channels)
-    return channels.mean(axis=1).astype(np.int16).tobytes()
+    return bytes(channels.mean(axis=1).astype(np.int16).tobytes())
 
 
 def _mono_16k(buffer: AudioBuffer) -> bytes:
