@@ -36,6 +36,8 @@ from phone.line import SAMPLE_RATE, PhoneLine
 from phone.timeline import write_timeline
 from receptionist import Receptionist, make_session
 
+from livekit.agents.voice import TranscriptSynchronizer
+
 FAST = 3.0
 """How much faster than life a fast call runs: recognition and synthesis have to keep up."""
 
@@ -69,12 +71,16 @@ class Call(CallState):
         self._next_frame = caller
         self.log.follow(self.session)
         self.session.input.audio = self.line.input
-        self.session.output.audio = self.line.output
+        # what was cut off is remembered as far as it was heard
+        sync = TranscriptSynchronizer(next_in_chain_audio=self.line.output, next_in_chain_text=None)
+        self.session.output.audio = sync.audio_output
+        self.session.output.transcription = sync.text_output
         await self.session.start(Receptionist())
         await self.line.run()
         self.log.hung_up_at = self.line.seconds
         self.log.add("note", "the caller hangs up")
         await self.session.aclose()
+        await sync.aclose()
 
 
 def open_sockets() -> int:
@@ -109,6 +115,8 @@ async def run(options: argparse.Namespace) -> int:
     """Run the call and write what is left of it. Returns the exit code."""
     display = Display()
     recording = read_recording(options.caller) if options.caller else None
+    # the native media library opens sockets of its own for as long as the process lives
+    rtc.AudioResampler(SAMPLE_RATE, SAMPLE_RATE // 2)
     sockets_before = open_sockets()
     call = Call(display, speed=FAST if options.fast else 1.0)
     if recording is not None:

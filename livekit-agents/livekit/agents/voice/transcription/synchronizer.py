@@ -402,14 +402,21 @@ class TranscriptSynchronizer:
         return heard
 
     def _attachment_changed(self) -> None:
-        if self._audio_attached != self._text_attached and not self._warned:
+        """Outputs are set and removed one after the other: look once both have been."""
+        try:
+            asyncio.get_running_loop().call_soon(self._check_attachment)
+        except RuntimeError:
+            return  # set up outside of a loop: nothing runs yet
+
+    def _check_attachment(self) -> None:
+        if self._audio_attached == self._text_attached:
+            self._warned = False
+        elif not self._warned:
             self._warned = True
             logger.warning(
                 "only one output of the transcript synchronizer is attached, so the transcript is "
                 "not kept in step: was session.output.audio or .transcription replaced?"
             )
-        elif self._audio_attached and self._text_attached:
-            self._warned = False
 
     async def barrier(self) -> None:
         """Wait until the words of finished segments are shown, at most 5 s."""
