@@ -88,11 +88,12 @@ def _drawing(line: PhoneLine, log: CallLog) -> str:
     y = 34.0
     said = [e for e in log.entries if e.kind == "said"]
     heard = [e for e in log.entries if e.kind == "heard"]
-    for name, pcm, css, labels in (
-        ("caller", line.caller_pcm, "caller", heard),
-        ("agent", line.agent_pcm, "agent", said),
+    for name, pcm, css, labels, state in (
+        ("caller", line.caller_pcm, "caller", heard, "user_state"),
+        ("agent", line.agent_pcm, "agent", said, "agent_state"),
     ):
-        notes, height = _labels(labels, y, css)
+        onsets = [e.at for e in log.entries if e.kind == state and e.text == "speaking"]
+        notes, height = _labels(labels, onsets, y, css)
         lanes.append(notes)
         y += height
         lanes.append(_lane_name(name, y + WAVE_HEIGHT / 2))
@@ -170,15 +171,19 @@ def _wave(pcm: bytearray, y: float, css: str) -> str:
     return f"<polygon class='wave {css}' points='{points}'/>"
 
 
-def _labels(entries: list[Entry], y: float, css: str) -> tuple[str, float]:
-    """What was said, in as many rows as keep the labels apart. Returns them and their height."""
+def _labels(entries: list[Entry], onsets: list[float], y: float, css: str) -> tuple[str, float]:
+    """What was said, where it began, in as many rows as keep the labels apart.
+
+    Returns:
+        The labels and their height.
+    """
     rows: list[float] = []
     parts: list[str] = []
     for entry in entries:
         text = entry.text if len(entry.text) <= 64 else entry.text[:62].rstrip() + "…"
         width = len(text) * TEXT_WIDTH + 12
-        # a label ends where it was complete: transcripts and replies are known at their end
-        start = max(LEFT, _x(entry.at) - width)
+        # transcripts and replies are known at their end; their label stands where they began
+        start = _x(max((at for at in onsets if at <= entry.at), default=entry.at))
         row = next((i for i, free in enumerate(rows) if free <= start), len(rows))
         if row == len(rows):
             rows.append(0.0)

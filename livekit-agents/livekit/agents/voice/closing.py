@@ -207,11 +207,11 @@ class ClosePlan:
             self._timed_out(entry.step.name, seconds, "cancelled when its time was over")
         elif task.cancelled():
             # a component may cancel itself while closing; it has ended, which is all that counts
-            self._add(entry.step.name, seconds, "ok", "ended by cancelling itself")
+            self.note(entry.step.name, seconds, "ok", "ended by cancelling itself")
         elif (error := task.exception()) is not None:
             self._failed(entry.step.name, error, seconds)
         else:
-            self._add(entry.step.name, seconds, "ok")
+            self.note(entry.step.name, seconds, "ok")
         if task.cancelled() or task.exception() is not None:
             return
         result = task.result()
@@ -224,20 +224,21 @@ class ClosePlan:
         self.survived([abandon(task, "session close", started=entry.started)])
 
     def _timed_out(self, name: str, seconds: float, detail: str) -> None:
-        self._add(name, seconds, "timeout", detail)
+        self.note(name, seconds, "timeout", detail)
         self.culprits.append(f"{name} did not end within {seconds:.1f} s")
 
     def _failed(self, name: str, error: BaseException, seconds: float) -> None:
-        self._add(name, seconds, "error", f"{type(error).__name__}: {error}")
+        self.note(name, seconds, "error", f"{type(error).__name__}: {error}")
         logger.error("closing %s failed after %.3f s", name, seconds, exc_info=error)
 
-    def _add(
+    def note(
         self,
         name: str,
         seconds: float,
         outcome: Literal["ok", "timeout", "error"],
         detail: str | None = None,
     ) -> None:
+        """Record how a part of the close went."""
         self.report.steps.append(
             CloseStep(name=name, seconds=seconds, outcome=outcome, detail=detail)
         )

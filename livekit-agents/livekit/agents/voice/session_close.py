@@ -137,6 +137,8 @@ class SessionClose:
         self._plan.beside(self._plan.run(*early, deadline=self._close_by()), "detectors")
         if not self._graceful:
             self._force()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         unwinding = self._plan.beside(self._unwind(), "drain")
         await self._wait_gracefully(unwinding)
         if not unwinding.done():
@@ -144,10 +146,14 @@ class SessionClose:
                 self._force()
             allowance = self._budgets.forced_drain
             await wait_until(unwinding, Deadline(self._left(allowance)))
-            if not unwinding.done():
-                self._plan.culprits.extend(self._unsettled("did not end in time"))
-                self._cut_off()
-                await wait_until(unwinding, KILL / 2)
+        if unwinding.done():
+            self._plan.note("drain", loop.time() - began, "ok")
+            return
+        culprits = self._unsettled("did not end in time")
+        self._plan.culprits.extend(culprits)
+        self._plan.note("drain", loop.time() - began, "timeout", "; ".join(culprits))
+        self._cut_off()
+        await wait_until(unwinding, KILL / 2)
 
     def _force(self) -> None:
         """Interrupt all speech, cancel what may be cancelled, and end listening beside it."""
