@@ -20,7 +20,7 @@ class Speaker(AudioOutput):
         self._played = 0.0
         self._playing_since: float | None = None
         self._paused = False
-        self._capturing = False
+        self._filling = False
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -29,8 +29,8 @@ class Speaker(AudioOutput):
 
     async def capture_frame(self, frame: rtc.AudioFrame) -> None:
         await super().capture_frame(frame)
-        if not self._capturing:
-            self._capturing = True
+        if not self._filling:
+            self._filling = True
             self._queued = self._played = 0.0
             self._start()
         self._queued += frame.duration
@@ -49,12 +49,12 @@ class Speaker(AudioOutput):
 
     def flush(self) -> None:
         super().flush()
-        if self._capturing:
-            self._capturing = False
+        if self._filling:
+            self._filling = False
             self._arm()
 
     def _arm(self) -> None:
-        if self._playing_since is not None and not self._capturing and self._timer is None:
+        if self._playing_since is not None and not self._filling and self._timer is None:
             left = self._queued - self._position()
             self._timer = asyncio.get_running_loop().call_later(left, self._finish, False)
 
@@ -62,7 +62,7 @@ class Speaker(AudioOutput):
         position = self._position()
         self._disarm()
         self._playing_since, self._queued = None, 0.0
-        self._capturing = False
+        self._filling = False
         self.on_playback_finished(playback_position=position, interrupted=interrupted)
 
     def _disarm(self) -> None:
