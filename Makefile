@@ -6,6 +6,7 @@
 #   make test                   the tests;  make test ARGS="-k closing -x" passes options on
 #   make check                  formatting, lint and types
 #   make format                 apply the formatter and the safe lint fixes
+#   make bench                  time and memory beside the published package
 #   make PYTHON=python3.12 ...  choose the interpreter (the first time, or after `make clean`)
 
 .DEFAULT_GOAL := help
@@ -22,10 +23,10 @@ READY := $(VENV)/.installed
 SOURCES := livekit-agents livekit-plugins tests $(wildcard examples benchmarks)
 TYPED := livekit-agents/livekit/agents $(wildcard livekit-plugins/*/livekit/plugins/*)
 
-.PHONY: help setup demo test check format e2e bench bench-closing clean
+.PHONY: help setup demo test check format bench clean
 
 help:
-	@sed -n 's/^#\( \{0,1\}\)//p' Makefile | head -12
+	@sed -n 's/^#\( \{0,1\}\)//p' Makefile | head -13
 
 setup: $(READY)
 
@@ -48,6 +49,9 @@ check: $(READY)
 format: $(READY)
 	@$(VENV)/bin/ruff format $(SOURCES)
 	@$(VENV)/bin/ruff check --fix $(SOURCES)
+
+bench: $(READY)
+	@$(PY) benchmarks/run.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
