@@ -130,8 +130,7 @@ async def test_a_cough_does_not_end_the_speech() -> None:
         assert c.session.agent_state == "listening"
         await c.user_stops()
         await asyncio.sleep(2.1)
-        assert c.session.agent_state == "speaking"
-        assert "agent_false_interruption" in c.story
+        assert c.story[-2:] == ["agent → speaking", "agent_false_interruption"]
         await handle
         assert not handle.interrupted
         assert c.speaker.log == ["paused", "resumed"]
@@ -155,7 +154,7 @@ async def test_the_next_agent_hears_with_one_stream() -> None:
         await c.user_says("are you the next")
         await asyncio.sleep(1)
         assert "user: are you the next" in c.words
-    assert c.stt.open_streams == c.vad.open_streams == []
+    assert (c.stt.open_streams, c.vad.open_streams) == ([], [])
 
 
 async def test_live_changes_of_models_leave_nothing_behind() -> None:
@@ -171,7 +170,7 @@ async def test_live_changes_of_models_leave_nothing_behind() -> None:
         await asyncio.sleep(1)
         assert "user: heard by the new one" in c.words
         assert c.stt.open_streams == []
-    assert new_stt.open_streams == new_vad.open_streams == []
+    assert (new_stt.open_streams, new_vad.open_streams) == ([], [])
 
 
 # -- closing --------------------------------------------------------------------------------------
@@ -190,7 +189,7 @@ async def closed_in(c: Call, *, drain: bool = False) -> float:
 async def test_a_silent_call_closes_at_once() -> None:
     async with call() as c:
         assert await closed_in(c) < 0.02
-    assert c.stt.open_streams == c.vad.open_streams == []
+    assert (c.stt.open_streams, c.vad.open_streams) == ([], [])
 
 
 @pytest.mark.parametrize("drain", [False, True])
@@ -289,7 +288,7 @@ async def test_a_handler_that_raises_does_not_make_the_agent_deaf() -> None:
             raise TypeError("handler bug")
 
         for event in ("user_state_changed", "user_input_transcribed"):
-            c.session.on(event, broken)  # type: ignore[arg-type]
+            c.session.on(event, broken)
         await c.user_says("still there")
         await asyncio.sleep(1)
         assert "user: still there" in c.words

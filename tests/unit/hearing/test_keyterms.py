@@ -155,7 +155,8 @@ async def test_what_is_found_is_given_to_the_stt_and_outlives_the_agent() -> Non
     model = stt()
     llm = FakeLLM(found(pending=["Bo"]), found(confirm=["Bo"]))
     session = Talk()
-    detector = KeytermDetector(options={"enabled": True, "llm": llm})  # type: ignore[typeddict-item]
+    options: Any = {"enabled": True, "llm": llm}
+    detector = KeytermDetector(options=options)
     detector.start(session, model)  # type: ignore[arg-type]
     await session.says("I am Bo")
     assert model.keyterms == []

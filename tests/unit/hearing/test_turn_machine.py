@@ -224,7 +224,7 @@ def test_request_ids_are_noted_once() -> None:
 
 def test_speech_events_of_the_stt_count_only_in_stt_mode() -> None:
     for mode in ("base", "manual", "realtime_llm"):
-        machine = Machine(mode)  # type: ignore[arg-type]
+        machine = Machine(mode)
         machine.stt(SpeechEventType.START_OF_SPEECH)
         machine.stt(SpeechEventType.END_OF_SPEECH)
         assert machine.hooks.calls == []

@@ -142,7 +142,6 @@ class AudioRecognition:
         self._closing = True
         self._parts.end_of_turn.begin_close()
         self._parts.listening.begin_close()
-        self._parts.commit.cancel()
         self._parts.timeout.reset()
         self.on_input_disabled()
 
@@ -170,6 +169,7 @@ class AudioRecognition:
         self.on_input_disabled()
         if not self.turn_pending:
             return
+        self._parts.commit.cancel()
         self._parts.overlap.release_held()
         if self._parts.turn.awaits_transcript(time.time()):
             await self._parts.commit.collect(
@@ -197,6 +197,7 @@ class AudioRecognition:
         """
         self.begin_close()
         self.on_input_disabled()
+        self._parts.commit.cancel()
         if self.has_stt:
             self._commit_pending_words()
         if self._started:
@@ -388,10 +389,13 @@ class AudioRecognition:
         self.endpointing.on_end_of_agent_speech(ended_at)
         self._parts.overlap.agent_ended(ended_at)
 
-    def on_overlap(self, started_at: float) -> None:
-        """Audio activity over the agent, since `started_at`, is about to interrupt it."""
+    def on_overlap(self) -> None:
+        """Audio activity over the agent is about to interrupt it."""
         if self._parts.overlap.agent_speaking and not self.endpointing.overlapping:
-            self.endpointing.on_start_of_speech(started_at, overlapping=True)
+            started_at = self._parts.turn.speech_started_at
+            self.endpointing.on_start_of_speech(
+                time.time() if started_at is None else started_at, overlapping=True
+            )
 
     def on_start_of_speech(self, started_at: float) -> None:
         """Somebody other than our VAD, such as a realtime model, hears the user speak."""

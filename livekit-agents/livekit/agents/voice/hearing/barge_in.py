@@ -8,7 +8,6 @@ that gets a reply, make it an interruption; silence makes it a false one, and th
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Protocol
 
 from ...log import logger
@@ -298,7 +297,7 @@ class BargeIn:
             return
         recognition = activity.recognition
         if recognition is not None:
-            recognition.on_overlap(recognition.last_speaking_time or time.time())
+            recognition.on_overlap()
         options = interruption_options(activity)
         timeout = options["false_interruption_timeout"]
         if self._can_pause and timeout is not None:

@@ -195,7 +195,11 @@ class EndOfTurn:
         """The conversation with the turn's words, where a detector is going to read it."""
         if self._host.text_predictor is None or not self._turn.words.text:
             return None
-        chat_ctx = self._hooks.retrieve_chat_ctx().copy()
+        try:
+            chat_ctx = self._hooks.retrieve_chat_ctx().copy()
+        except Exception:
+            logger.exception("no conversation for the turn detector, it is not asked")
+            return None
         chat_ctx.add_message(role="user", content=self._turn.words.text)
         return chat_ctx
 
