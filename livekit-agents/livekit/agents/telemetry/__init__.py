@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 from .._lazy import attach
 
 if TYPE_CHECKING:
-    from . import pii, trace_types, utils
+    from . import gen_ai, otel_metrics, pii, trace_types, utils
     from .traces import DescribesOptions, set_tracer_provider, tracer
 
 __all__ = [
     "DescribesOptions",
+    "gen_ai",
+    "otel_metrics",
     "pii",
     "set_tracer_provider",
     "trace_types",
@@ -22,6 +24,8 @@ if not TYPE_CHECKING:  # a type checker shall know the names above and no others
         __name__,
         {
             "DescribesOptions": ".traces",
+            "gen_ai": ".gen_ai:",
+            "otel_metrics": ".otel_metrics:",
             "pii": ".pii:",
             "set_tracer_provider": ".traces",
             "trace_types": ".trace_types:",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from .trace_types import ATTR_GEN_AI_CONVERSATION_ID
+
 _JOB_MODULE = f"{__package__.rpartition('.')[0]}.job"
 
 
@@ -20,8 +22,16 @@ def current_job() -> Any | None:
 
 def job_attributes() -> dict[str, str]:
     """Attributes that tell the spans of one job from those of another; empty outside of a job."""
-    from . import trace_types
+    room_sid = _ids()[1]
+    return {ATTR_GEN_AI_CONVERSATION_ID: room_sid} if room_sid else {}
 
+
+def measurement_attributes() -> dict[str, str]:
+    """The same for measurements."""
+    job_id, room_sid = _ids()
+    return {key: value for key, value in (("job_id", job_id), ("room_id", room_sid)) if value}
+
+
+def _ids() -> tuple[str, str]:
     job = getattr(current_job(), "job", None)
-    room_sid = getattr(getattr(job, "room", None), "sid", None)
-    return {trace_types.ATTR_GEN_AI_CONVERSATION_ID: room_sid} if room_sid else {}
+    return getattr(job, "id", ""), getattr(getattr(job, "room", None), "sid", "")

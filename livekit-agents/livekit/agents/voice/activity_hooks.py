@@ -14,6 +14,7 @@ from .events import (
     UserTranscriptionTimeoutEvent,
     UserTurnExceededEvent,
 )
+from .hearing.activity import owns_overlapping_speech
 from .hearing.hooks import EndOfTurnInfo, PreemptiveGenerationInfo
 
 if TYPE_CHECKING:
@@ -168,7 +169,10 @@ class ActivityRecognitionHooks(RecognitionHooks):
         """A short reaction would fit now; nobody makes one yet."""
 
     def on_backchannel_confirmed(self) -> None:
-        """What was said over the agent was no interruption: nothing to undo."""
+        """What was said over the agent was no interruption: the model need not answer it."""
+        activity = self._agent._activity
+        if activity is not None and activity.realtime_llm_session is not None:
+            activity.realtime_llm_session.clear_audio()
 
     def on_overlap_speech(self, ev: OverlappingSpeechEvent) -> None:
         """A detector judged speech over the agent."""
@@ -192,7 +196,11 @@ class ActivityRecognitionHooks(RecognitionHooks):
             self._session._update_user_state("speaking")
             self.recognition.on_start_of_speech(time.time())
         activity = self._agent._activity
-        if activity is not None and activity.server_turn_detection:
+        if (
+            activity is not None
+            and activity.server_turn_detection
+            and not owns_overlapping_speech(activity)
+        ):
             self._interrupt_for_user(activity)
 
     def _interrupt_for_user(self, activity: Any) -> None:
@@ -223,6 +231,8 @@ class ActivityRecognitionHooks(RecognitionHooks):
             activity = self._agent._activity
             if activity is not None:
                 activity.commit(message)
+                if self.recognition is not None:
+                    self.recognition.discard_transcript()
 
     # -- metrics ----------------------------------------------------------------------------------
 

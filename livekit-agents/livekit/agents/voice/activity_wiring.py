@@ -234,8 +234,6 @@ def hearing_steps(activity: AgentActivity) -> list[Step]:
                 lambda: recognition.aclose(max(0.0, budget - 0.1)),
             )
         )
-    for stream in list(activity._streams):
-        steps.append(Step("STT stream", stream.aclose))
     return steps
 
 

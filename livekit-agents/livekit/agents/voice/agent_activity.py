@@ -7,8 +7,7 @@ one lock, which orders those five; nothing that a forced close needs is ever beh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..llm import (
@@ -48,7 +47,6 @@ from .tool_executor import ToolExecutor
 if TYPE_CHECKING:
     from livekit import rtc
 
-    from .. import stt as stt_module
     from .agent import Agent
     from .agent_session import AgentSession
     from .audio_recognition import AudioRecognition
@@ -77,7 +75,6 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
         self.recognition: AudioRecognition | None = None
         self._rt_session: RealtimeSession[Any] | None = None
         self._mcp_toolsets: list[Toolset] = []
-        self._streams: set[Any] = set()
         self._silence: rtc.AudioFrame | None = None
         self._unsubscribe: list[Callable[[], None]] = []
         self._started = False
@@ -383,6 +380,7 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
         Returns:
             The speeches that were not done.
         """
+        self.user_turns.cut_off()
         handles = self.scheduler.cut_off(spare=spare)
         self.tool_executor.cut_off(spare=spare)
         self._cut = True
@@ -515,15 +513,6 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
         """One frame of the user's video, for a realtime model. Dropped otherwise."""
         if self._started and self._rt_session is not None:
             self._rt_session.push_video(frame)
-
-    @contextmanager
-    def owning_stream(self, stream: stt_module.RecognizeStream) -> Iterator[None]:
-        """A node opened `stream`: a close ends it even if the node itself is stuck."""
-        self._streams.add(stream)
-        try:
-            yield
-        finally:
-            self._streams.discard(stream)
 
     # -- realtime models ------------------------------------------------------------------------
 

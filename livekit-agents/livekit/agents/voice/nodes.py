@@ -63,7 +63,7 @@ class DefaultNodes:
                         if not activity.session._is_closing:  # a close ends the stream first
                             raise
 
-                with _published(stream), _stream_of(activity, stream):
+                with _published(stream):
                     async with _forwarding("stt_node", forward()):
                         async for event in stream:
                             yield event
@@ -194,8 +194,3 @@ def _published(stream: stt_module.RecognizeStream) -> Any:
     from .audio_recognition import published_stream
 
     return published_stream(stream)
-
-
-def _stream_of(activity: AgentActivity, stream: stt_module.RecognizeStream) -> Any:
-    """Let the close end the live stream even if this generator is stuck."""
-    return activity.owning_stream(stream)
