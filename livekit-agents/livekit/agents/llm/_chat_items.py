@@ -87,7 +87,7 @@ class CacheBreakpoint(BaseModel):
     """Marks the end of a prefix worth caching, for providers with explicit prompt caching."""
 
     # Without this a dict that lacks its "type" would pass for a cache marker.
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
     type: Literal["cache_breakpoint"] = Field(default="cache_breakpoint")
 
@@ -149,6 +149,9 @@ class MetricsReport(TypedDict, total=False):
 
 class _ChatItemBase(BaseModel):
     """What all items of a `ChatContext` share."""
+
+    # built when first used: importing this module stays cheap
+    model_config = ConfigDict(defer_build=True)
 
     def _essential_fields(self) -> tuple[Any, ...]:
         """What makes two items with the same id say the same; timestamps and metrics don't."""

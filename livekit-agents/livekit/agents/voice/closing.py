@@ -74,6 +74,8 @@ def check_timeout(name: str, value: float) -> None:
 class CloseStep(BaseModel):
     """One step of a close, as it went."""
 
+    model_config = ConfigDict(defer_build=True)
+
     name: str
     seconds: float
     outcome: Literal["ok", "timeout", "error"]
@@ -83,7 +85,7 @@ class CloseStep(BaseModel):
 class CloseSurvivor(BaseModel):
     """A task that ignored its cancellation and was left behind, unable to reach the session."""
 
-    model_config = ConfigDict(from_attributes=True)
+    model_config = ConfigDict(from_attributes=True, defer_build=True)
 
     name: str
     owner: str
@@ -96,6 +98,8 @@ class CloseReport(BaseModel):
 
     Times are seconds since the epoch; `seconds` and `age` are durations.
     """
+
+    model_config = ConfigDict(defer_build=True)
 
     requested_at: float = Field(default_factory=lambda: time.time())
     finished_at: float | None = None

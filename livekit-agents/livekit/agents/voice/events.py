@@ -65,7 +65,12 @@ def _created_at() -> Any:
     return Field(default_factory=lambda: time.time())
 
 
-class UserStateChangedEvent(BaseModel):
+class _Event(BaseModel):
+    # built when first used: importing this module stays cheap
+    model_config = ConfigDict(defer_build=True, arbitrary_types_allowed=True)
+
+
+class UserStateChangedEvent(_Event):
     """The user began or stopped speaking, went away, or came back."""
 
     type: Literal["user_state_changed"] = "user_state_changed"
@@ -74,7 +79,7 @@ class UserStateChangedEvent(BaseModel):
     created_at: float = _created_at()
 
 
-class AgentStateChangedEvent(BaseModel):
+class AgentStateChangedEvent(_Event):
     """The agent began to listen, think or speak."""
 
     type: Literal["agent_state_changed"] = "agent_state_changed"
@@ -83,7 +88,7 @@ class AgentStateChangedEvent(BaseModel):
     created_at: float = _created_at()
 
 
-class UserInputTranscribedEvent(BaseModel):
+class UserInputTranscribedEvent(_Event):
     """Something the user said was transcribed; interim texts are replaced by a final one."""
 
     type: Literal["user_input_transcribed"] = "user_input_transcribed"
@@ -95,7 +100,7 @@ class UserInputTranscribedEvent(BaseModel):
     created_at: float = _created_at()
 
 
-class UserTranscriptionTimeoutEvent(BaseModel):
+class UserTranscriptionTimeoutEvent(_Event):
     """The user spoke for `speech_duration` seconds and no transcript came."""
 
     type: Literal["user_transcription_timeout"] = "user_transcription_timeout"
@@ -104,7 +109,7 @@ class UserTranscriptionTimeoutEvent(BaseModel):
     created_at: float = _created_at()
 
 
-class UserTurnExceededEvent(BaseModel):
+class UserTurnExceededEvent(_Event):
     """The user has spoken longer than `user_turn_limit` allows. Argument of the agent's hook."""
 
     type: Literal["user_turn_exceeded"] = "user_turn_exceeded"
@@ -115,7 +120,7 @@ class UserTurnExceededEvent(BaseModel):
     created_at: float = _created_at()
 
 
-class EotPredictionEvent(BaseModel):
+class EotPredictionEvent(_Event):
     """A turn detector said how likely the turn is over. Sent to remote sessions only."""
 
     type: Literal["eot_prediction"] = "eot_prediction"
@@ -126,7 +131,7 @@ class EotPredictionEvent(BaseModel):
     created_at: float = _created_at()
 
 
-class AgentFalseInterruptionEvent(BaseModel):
+class AgentFalseInterruptionEvent(_Event):
     """The user seemed to interrupt but said nothing; `resumed`: the agent went on speaking."""
 
     type: Literal["agent_false_interruption"] = "agent_false_interruption"
@@ -143,7 +148,7 @@ class AgentFalseInterruptionEvent(BaseModel):
         return super().__getattribute__(name)
 
 
-class MetricsCollectedEvent(BaseModel):
+class MetricsCollectedEvent(_Event):
     """Deprecated: use `session_usage_updated` and `ChatMessage.metrics`."""
 
     type: Literal["metrics_collected"] = "metrics_collected"
@@ -151,17 +156,15 @@ class MetricsCollectedEvent(BaseModel):
     created_at: float = _created_at()
 
 
-class SessionUsageUpdatedEvent(BaseModel):
+class SessionUsageUpdatedEvent(_Event):
     """What the models have used so far changed."""
-
-    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     type: Literal["session_usage_updated"] = "session_usage_updated"
     usage: AgentSessionUsage
     created_at: float = _created_at()
 
 
-class ConversationItemAddedEvent(BaseModel):
+class ConversationItemAddedEvent(_Event):
     """A message or a handoff was added to the history."""
 
     type: Literal["conversation_item_added"] = "conversation_item_added"
@@ -169,7 +172,7 @@ class ConversationItemAddedEvent(BaseModel):
     created_at: float = _created_at()
 
 
-class FunctionToolsExecutedEvent(BaseModel):
+class FunctionToolsExecutedEvent(_Event):
     """The tools of one step are done. A handler may still cancel the reply or the handoff."""
 
     type: Literal["function_tools_executed"] = "function_tools_executed"
@@ -213,10 +216,8 @@ class FunctionToolsExecutedEvent(BaseModel):
         return self._handoff_required
 
 
-class SpeechCreatedEvent(BaseModel):
+class SpeechCreatedEvent(_Event):
     """A speech was requested: by the program (`user_initiated`) or by the framework."""
-
-    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     type: Literal["speech_created"] = "speech_created"
     user_initiated: bool
@@ -225,14 +226,14 @@ class SpeechCreatedEvent(BaseModel):
     created_at: float = _created_at()
 
 
-class ToolCallStarted(BaseModel):
+class ToolCallStarted(_Event):
     """A tool is about to run."""
 
     type: Literal["tool_call_started"] = "tool_call_started"
     function_call: FunctionCall
 
 
-class ToolCallUpdated(BaseModel):
+class ToolCallUpdated(_Event):
     """A running tool reported progress."""
 
     type: Literal["tool_call_updated"] = "tool_call_updated"
@@ -242,7 +243,7 @@ class ToolCallUpdated(BaseModel):
     silent: bool = False
 
 
-class ToolCallEnded(BaseModel):
+class ToolCallEnded(_Event):
     """A tool has ended; exactly once per started call."""
 
     type: Literal["tool_call_ended"] = "tool_call_ended"
@@ -252,7 +253,7 @@ class ToolCallEnded(BaseModel):
     status: Literal["done", "error", "cancelled"]
 
 
-class ToolReplyUpdated(BaseModel):
+class ToolReplyUpdated(_Event):
     """What became of a deferred reply to results of tools that outlived their turn."""
 
     type: Literal["tool_reply_updated"] = "tool_reply_updated"
@@ -261,7 +262,7 @@ class ToolReplyUpdated(BaseModel):
     speech_id: str
 
 
-class ToolExecutionUpdatedEvent(BaseModel):
+class ToolExecutionUpdatedEvent(_Event):
     """A tool started, progressed or ended, or a reply to it did."""
 
     type: Literal["tool_execution_updated"] = "tool_execution_updated"
@@ -272,10 +273,8 @@ class ToolExecutionUpdatedEvent(BaseModel):
     created_at: float = _created_at()
 
 
-class ErrorEvent(BaseModel):
+class ErrorEvent(_Event):
     """A component failed. `error.recoverable` says whether it is still being retried."""
-
-    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     type: Literal["error"] = "error"
     error: Any
@@ -296,7 +295,7 @@ class ErrorEvent(BaseModel):
         return error.model_dump() if isinstance(error, BaseModel) else repr(error)
 
 
-class CloseEvent(BaseModel):
+class CloseEvent(_Event):
     """The session has closed. Emitted exactly once per run, whatever happened."""
 
     type: Literal["close"] = "close"

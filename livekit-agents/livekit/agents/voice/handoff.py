@@ -22,10 +22,10 @@ from ._context import (
     may_await_inline_task,
     neutral,
 )
-from .agent_activity import AgentActivity
 
 if TYPE_CHECKING:
     from .agent import Agent, AgentTask
+    from .agent_activity import AgentActivity
     from .agent_session import AgentSession
     from .speech_handle import SpeechHandle
 
@@ -108,7 +108,7 @@ class Handoffs:
                 return
             if agent._activity is not None and agent._activity is not old:
                 raise RuntimeError("cannot start agent: an activity is already running")
-            new = AgentActivity(agent, session)
+            new = _new_activity(agent, session)
             session._next_activity = new
             try:
                 reuse = None
@@ -283,7 +283,7 @@ class Handoffs:
         async with self._lock:
             if session._is_closing:
                 return False
-            child = AgentActivity(call.task, session)
+            child = _new_activity(call.task, session)
             reuse = await call.parent.pause(blocked_tasks=[call.owner], new_activity=child)
             if session._is_closing:
                 await child.discard(reuse)
@@ -367,6 +367,13 @@ class Handoffs:
         """A forced close does not wait for a handoff in flight."""
         if self.transition is not None:
             self.transition.cancel()
+
+
+def _new_activity(agent: Agent, session: AgentSession[Any]) -> AgentActivity:
+    # hearing, replies and tools are loaded with the first session, not with every agent file
+    from .agent_activity import AgentActivity
+
+    return AgentActivity(agent, session)
 
 
 def _complete_with(task: AgentTask[Any], error: BaseException) -> None:
