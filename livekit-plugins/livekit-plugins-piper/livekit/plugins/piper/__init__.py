@@ -6,24 +6,16 @@
 
     session = AgentSession(tts=piper.TTS(), ...)
 
-`piper-tts` is licensed under the GPL-3.0, which is why this is a package of its own.
+Piper (the package ``piper-tts``) is licensed under the GNU General Public License 3.0.
 """
 
 from livekit.agents import Plugin
 
-from ._voice import Voice, VoiceNotFoundError
 from .log import logger
 from .tts import TTS, ChunkedStream, SynthesizeStream
 from .version import __version__
 
-__all__ = [
-    "TTS",
-    "ChunkedStream",
-    "SynthesizeStream",
-    "Voice",
-    "VoiceNotFoundError",
-    "__version__",
-]
+__all__ = ["TTS", "ChunkedStream", "SynthesizeStream", "__version__"]
 
 
 class PiperPlugin(Plugin):

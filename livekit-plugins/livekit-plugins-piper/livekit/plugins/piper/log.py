@@ -1,4 +1,4 @@
-"""The plugin's logger."""
+"""The logger of this plugin."""
 
 import logging
 

