@@ -34,7 +34,7 @@ DEFAULT_PARTICIPANT_KINDS: list[rtc.ParticipantKind.ValueType] = [
     rtc.ParticipantKind.PARTICIPANT_KIND_STANDARD,
 ]
 
-_current_job: ContextVar[JobContext | None] = ContextVar("lk_job", default=None)
+_JobContextVar: ContextVar[JobContext | None] = ContextVar("lk_job", default=None)
 
 
 @overload
@@ -54,7 +54,7 @@ def get_job_context(*, required: bool = True) -> JobContext | None:
     Raises:
         RuntimeError: Outside of a job.
     """
-    ctx = _current_job.get()
+    ctx = _JobContextVar.get()
     if ctx is None and required:
         raise RuntimeError(
             "no job context found: this code does not run inside a job's entrypoint, or in a task "
@@ -63,7 +63,7 @@ def get_job_context(*, required: bool = True) -> JobContext | None:
     return ctx
 
 
-get_current_job_context = get_job_context
+get_JobContextVar_context = get_job_context
 
 
 @unique
@@ -482,6 +482,6 @@ __all__ = [
     "JobProcess",
     "JobRequest",
     "RunningJobInfo",
-    "get_current_job_context",
+    "get_JobContextVar_context",
     "get_job_context",
 ]

@@ -194,6 +194,9 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
             await self._wire(reuse_resources)
             self._started = True
             self._on_enter_task = self._start_hook("on_enter", self._agent.on_enter)
+            run = self._session._global_run_state
+            if run is not None:
+                run._watch_task(self._on_enter_task)
 
     async def resume(
         self, *, reuse_resources: wiring.Reusable | None = None, trace_context: Any = None

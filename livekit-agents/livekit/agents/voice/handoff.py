@@ -245,8 +245,8 @@ class Handoffs:
     ) -> T:
         call = InlineCall(task, parent, owner, handle, asyncio.get_running_loop().create_future())
         self.stack.append(call)
-        run = self._session._global_run_state
-        watched = run._suspend(call) if run is not None else None
+        suspended: Any = None
+        guard: asyncio.Future[None] | None = None
         try:
             if not await self._enter(call) and not task.done():
                 task.complete(
@@ -254,7 +254,13 @@ class Handoffs:
                         f"activity doesn't start for {task.id}, likely due to session closing"
                     )
                 )
+            run = self._session._global_run_state
+            if run is not None and not task.done():
+                suspended = run._suspend(call)  # it may end while the task waits for the user
             await asyncio.wait((task._fut,))
+            run = self._session._global_run_state
+            if run is not None and not run.done():
+                guard = run._guard()  # and not before the parent goes on
         except BaseException as error:
             if not task.done():
                 logger.error(
@@ -273,9 +279,11 @@ class Handoffs:
             finally:
                 if call in self.stack:
                     self.stack.remove(call)
-                current_run = self._session._global_run_state
-                if current_run is not None and watched is not None:
-                    current_run._resume(watched)
+                run = self._session._global_run_state
+                if run is not None and suspended is not None:
+                    run._resume(suspended)
+                if guard is not None and not guard.done():
+                    guard.set_result(None)
         return task._fut.result()
 
     async def _enter(self, call: InlineCall) -> bool:

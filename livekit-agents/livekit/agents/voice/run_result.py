@@ -198,11 +198,8 @@ class RunResult(Generic[Run_T]):
         ]
         if call.handle is not None and call.handle not in suspended:
             suspended.append(call.handle)
-        # what the inline task says in its on_enter still belongs to this run
-        guard = self._guard()
         for watched in suspended:
-            self._watched.discard(watched)
-        asyncio.get_running_loop().call_soon(_resolve, guard)
+            self._unwatch(watched)
         return suspended
 
     def _resume(self, suspended: Any) -> None:
@@ -292,11 +289,6 @@ class RunResult(Generic[Run_T]):
 
 
 _NOTHING = object()
-
-
-def _resolve(guard: asyncio.Future[None]) -> None:
-    if not guard.done():
-        guard.set_result(None)
 
 
 def start_run(

@@ -37,6 +37,12 @@ INLINE_PATTERNS = [
 INLINE_MARKERS = re.compile(r"[*_`~\[]")
 """What a mark may begin with."""
 
+_OPENER = re.compile(r"\*(?!\s)|(?<!\w)_(?!\s)|~(?!\s)|`|!?\[|!$")
+"""What may begin a mark that a later chunk completes."""
+
+_LINE_START = re.compile(r"[ \t]*[#>*+_`~-]*[ \t]*[#>*+_-]*[ \t]*")
+"""What may become a mark at the start of a line, or a horizontal rule."""
+
 INLINE_SPLIT_TOKENS = " ,.?!;，。？！；"
 """Where a line may be emitted before its end."""
 
@@ -75,17 +81,13 @@ async def filter_markdown(text: AsyncIterable[str]) -> AsyncIterator[str]:
 
 
 def _split(buffer: str, at_line_start: bool) -> tuple[str, str]:
-    """What of an unfinished line can be emitted, and what has to wait."""
-    if at_line_start and re.fullmatch(r"[ \t]*[#>*+_`~-]*[ \t]*[#>*+_-]*[ \t]*", buffer):
+    """What of an unfinished line can be emitted, and what has to wait: marks that may yet close."""
+    if at_line_start and _LINE_START.fullmatch(buffer):
         return "", buffer
-    cut = max((buffer.rfind(token) for token in INLINE_SPLIT_TOKENS), default=-1) + 1
-    first_mark = INLINE_MARKERS.search(_inline(buffer))
-    if first_mark is None:
-        return buffer[:cut], buffer[cut:]
-    opened = INLINE_MARKERS.search(buffer)
-    assert opened is not None
-    cut = max((buffer.rfind(t, 0, opened.start()) for t in INLINE_SPLIT_TOKENS), default=-1) + 1
-    return buffer[:cut], buffer[cut:]
+    for cut in range(len(buffer), 0, -1):
+        if buffer[cut - 1] in INLINE_SPLIT_TOKENS and not _OPENER.search(_inline(buffer[:cut])):
+            return buffer[:cut], buffer[cut:]
+    return "", buffer
 
 
 def _line(line: str) -> str:
