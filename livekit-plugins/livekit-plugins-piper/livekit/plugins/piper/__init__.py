@@ -11,11 +11,20 @@ Piper (the package ``piper-tts``) is licensed under the GNU General Public Licen
 
 from livekit.agents import Plugin
 
+from ._files import VoiceNotFoundError
+from ._voice import Voice
 from .log import logger
 from .tts import TTS, ChunkedStream, SynthesizeStream
 from .version import __version__
 
-__all__ = ["TTS", "ChunkedStream", "SynthesizeStream", "__version__"]
+__all__ = [
+    "TTS",
+    "ChunkedStream",
+    "SynthesizeStream",
+    "Voice",
+    "VoiceNotFoundError",
+    "__version__",
+]
 
 
 class PiperPlugin(Plugin):

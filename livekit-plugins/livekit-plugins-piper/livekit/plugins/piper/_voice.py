@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._files import VoiceFiles
+from livekit import rtc
+
+from ._files import VoiceFiles, find_voice
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -89,27 +94,75 @@ class Voice:
     def __init__(self, files: VoiceFiles) -> None:
         self.files = files
         self._lock = threading.Lock()
-        self._piper: PiperVoice | None = None
-        self._session: _StoppableSession | None = None
+        self._model: tuple[PiperVoice, _StoppableSession] | None = None
 
-    def load(self) -> None:
-        """Read the model, unless that was done. Takes about half a second."""
+    @staticmethod
+    def load(voice: str | Path | None = None) -> Voice:
+        """Find a voice and read its model, once per process: half a second and some 100 MB.
+
+        Args:
+            voice: As for `TTS`.
+
+        Raises:
+            VoiceNotFoundError: There is no such voice.
+            ValueError: Its description can't be used.
+        """
+        found = shared_voice(find_voice(voice))
+        found.prepare()
+        return found
+
+    @property
+    def sample_rate(self) -> int:
+        """Of its speech, which is mono, in Hz."""
+        return self.files.sample_rate
+
+    @property
+    def num_speakers(self) -> int:
+        """How many speakers it has, numbered from 0."""
+        return self.files.num_speakers
+
+    def prepare(self) -> None:
+        """Read the model, unless that was done."""
         self._loaded()
 
-    def unload(self) -> None:
-        """Forget the model; the next synthesis loads it again."""
-        with self._lock:
-            self._piper = self._session = None
+    def synthesize(
+        self, text: str, *, speed: float = 1.0, volume: float = 1.0, speaker: int | None = None
+    ) -> Iterator[rtc.AudioFrame]:
+        """Speak a text without a stream. Blocks: some 100 ms per second of speech.
 
-    def synthesize(self, text: str, speaking: Speaking, job: Job) -> bytes:
+        Args:
+            text: Any number of sentences.
+            speed: Above 1 is faster.
+            volume: Factor on the samples.
+            speaker: Number of the speaker, for voices with several.
+
+        Yields:
+            One mono int16 frame per sentence.
+        """
+        speaking = Speaking(speed=speed, volume=volume, speaker=speaker)
+        for pcm in self._sentences(text, speaking, Job()):
+            yield rtc.AudioFrame(pcm, self.sample_rate, 1, len(pcm) // 2)
+
+    def speak(self, text: str, speaking: Speaking, job: Job) -> bytes:
         """Speak `text`: mono int16 at the voice's rate. Empty if nothing in it can be spoken.
 
         Raises:
             Cancelled: `job` was cancelled.
         """
+        silence = self.silence(speaking.sentence_silence)
+        return silence.join(self._sentences(text, speaking, job))
+
+    def silence(self, seconds: float) -> bytes:
+        """Samples of silence."""
+        return bytes(2 * round(seconds * self.sample_rate))
+
+    def duration(self, pcm: bytes) -> float:
+        """Length of samples in seconds."""
+        return len(pcm) / 2 / self.sample_rate
+
+    def _sentences(self, text: str, speaking: Speaking, job: Job) -> Iterator[bytes]:
         from piper import SynthesisConfig
 
-        options = job.begin()
         piper, session = self._loaded()
         config = SynthesisConfig(
             speaker_id=speaking.speaker,
@@ -118,62 +171,46 @@ class Voice:
             noise_w_scale=speaking.noise_w,
             volume=speaking.volume,
         )
-        parts: list[bytes] = []
-        try:
-            with session.stoppable_by(options):
-                for chunk in piper.synthesize(text, config):
-                    if parts:
-                        parts.append(self.silence(speaking.sentence_silence))
-                    parts.append(chunk.audio_int16_bytes)
-                    job.begin()
-        except Exception:
-            if job.cancelled:
-                raise Cancelled from None
-            raise
-        return b"".join(parts)
-
-    def silence(self, seconds: float) -> bytes:
-        """Samples of silence."""
-        return bytes(2 * round(seconds * self.files.sample_rate))
-
-    def duration(self, pcm: bytes) -> float:
-        """Length of samples in seconds."""
-        return len(pcm) / 2 / self.files.sample_rate
+        sentences = iter(piper.synthesize(text, config))
+        while True:
+            session.options = job.begin()
+            try:
+                sentence = next(sentences, None)
+            except Exception:
+                if job.cancelled:
+                    raise Cancelled from None
+                raise
+            if sentence is None:
+                return
+            yield sentence.audio_int16_bytes
 
     def _loaded(self) -> tuple[PiperVoice, _StoppableSession]:
         with self._lock:
-            if self._piper is None or self._session is None:
-                self._piper, self._session = _load(self.files)
-            return self._piper, self._session
+            if self._model is None:
+                self._model = _load(self.files)
+            return self._model
 
 
-class _StoppableSession:
+@functools.lru_cache(maxsize=4)
+def shared_voice(files: VoiceFiles) -> Voice:
+    """The voice that all who use these files share."""
+    return Voice(files)
+
+
+class _StoppableSession(threading.local):
     """An inference session whose runs get the options of the job that the thread works for.
 
-    Piper calls the session without options; they are what makes a run stoppable.
+    Piper calls the session without options; they are what makes a run stoppable. Each thread has
+    options of its own.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self._session = session
-        self._thread = threading.local()
-
-    def stoppable_by(self, options: onnxruntime.RunOptions) -> _RunOptions:
-        return _RunOptions(self._thread, options)
+        self.options: onnxruntime.RunOptions | None = None
 
     def run(self, outputs: Any, inputs: Any) -> Any:
-        return self._session.run(outputs, inputs, self._thread.options)
-
-
-class _RunOptions:
-    def __init__(self, thread: threading.local, options: onnxruntime.RunOptions) -> None:
-        self._thread = thread
-        self._options = options
-
-    def __enter__(self) -> None:
-        self._thread.options = self._options
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.options = None
+        """As of the session."""
+        return self._session.run(outputs, inputs, self.options)
 
 
 def _load(files: VoiceFiles) -> tuple[PiperVoice, _StoppableSession]:

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from livekit.agents import tokenize, tts, utils
+from livekit.agents import APIError, tokenize, tts, utils
 from livekit.agents.types import (
     DEFAULT_API_CONNECT_OPTIONS,
     NOT_GIVEN,
@@ -20,7 +20,7 @@ from livekit.agents.utils import aio, is_given
 
 from ._files import VoiceFiles, find_voice
 from ._timing import time_words
-from ._voice import Job, Speaking, Voice
+from ._voice import Job, Speaking, shared_voice
 from .log import logger
 
 _CLOSE_PATIENCE = 0.5
@@ -48,7 +48,7 @@ class TTS(tts.TTS[Any]):
         noise_scale: float | None = None,
         noise_w: float | None = None,
         sentence_silence: float = 0.15,
-        tokenizer: NotGivenOr[tokenize.SentenceTokenizer] = NOT_GIVEN,
+        sentence_tokenizer: NotGivenOr[tokenize.SentenceTokenizer] = NOT_GIVEN,
     ) -> None:
         """Choose a voice. It is loaded by the first request, or by `prewarm`.
 
@@ -62,7 +62,7 @@ class TTS(tts.TTS[Any]):
             noise_scale: Variation of the sound. Default: the voice's own.
             noise_w: Variation of the lengths of sounds. Default: the voice's own.
             sentence_silence: Seconds of silence between sentences.
-            tokenizer: Cuts text into sentences. BlingFire, keeping white space, by default.
+            sentence_tokenizer: Cuts text into sentences. BlingFire, keeping white space, by default.
 
         Raises:
             ValueError: There is no such voice or speaker, or an option is out of range.
@@ -73,7 +73,7 @@ class TTS(tts.TTS[Any]):
             sample_rate=files.sample_rate,
             num_channels=1,
         )
-        self._voice = Voice(files)
+        self._voice = shared_voice(files)
         self._speaking = Speaking(
             speed=speed,
             volume=volume,
@@ -83,9 +83,9 @@ class TTS(tts.TTS[Any]):
             sentence_silence=sentence_silence,
         )
         self._tokenizer: tokenize.SentenceTokenizer = (
-            tokenizer
-            if is_given(tokenizer)
-            else tokenize.blingfire.SentenceTokenizer(min_sentence_len=10, retain_format=True)
+            sentence_tokenizer
+            if is_given(sentence_tokenizer)
+            else tokenize.blingfire.SentenceTokenizer(min_sentence_len=1, retain_format=True)
         )
 
     @property
@@ -142,13 +142,9 @@ class TTS(tts.TTS[Any]):
         """Load the voice in the background, so that the first words come at once."""
         threading.Thread(target=self._load_ahead, name="piper-prewarm", daemon=True).start()
 
-    async def aclose(self) -> None:
-        """Forget the voice. It is loaded again if something is to be said after all."""
-        self._voice.unload()
-
     def _load_ahead(self) -> None:
         try:
-            self._voice.load()
+            self._voice.prepare()
         except Exception as error:
             # whoever wants something said gets the error then
             logger.warning("could not load the Piper voice ahead of its use: %s", error)
@@ -232,7 +228,7 @@ class _Speech:
         """Begin an attempt."""
         emitter.initialize(
             request_id=utils.shortuuid(),
-            sample_rate=self._voice.files.sample_rate,
+            sample_rate=self._voice.sample_rate,
             num_channels=1,
             mime_type="audio/pcm",
             stream=stream,
@@ -251,9 +247,13 @@ class _Speech:
         """Synthesize a sentence and hand its audio to the emitter."""
         if not sentence.strip():
             return
-        pcm = await asyncio.get_running_loop().run_in_executor(
-            self._executor, self._voice.synthesize, sentence.strip(), self._speaking, self._job
-        )
+        try:
+            pcm = await asyncio.get_running_loop().run_in_executor(
+                self._executor, self._voice.speak, sentence.strip(), self._speaking, self._job
+            )
+        except Exception as error:
+            # saying it again would fail again
+            raise APIError(f"Piper can't speak {sentence!r}: {error}", retryable=False) from error
         if not pcm:
             self._speechless = True
             return
@@ -279,8 +279,11 @@ class _Speech:
 
     async def wait_closed(self, timeout: float) -> None:
         """Wait at most `timeout` seconds for the thread to end after `close`."""
-        if self._ended is not None:
-            await asyncio.wait([asyncio.wrap_future(self._ended)], timeout=timeout)
+        if self._ended is None:
+            return
+        _, busy = await asyncio.wait([asyncio.wrap_future(self._ended)], timeout=timeout)
+        if not busy:
+            self._executor.shutdown(wait=True)  # it has nothing left to do: microseconds
 
     def _push(self, pcm: bytes) -> None:
         self._emitter.push(pcm)
@@ -290,9 +293,11 @@ class _Speech:
 def _speaker_number(files: VoiceFiles, speaker: int | str | None) -> int | None:
     if speaker is None:
         return None
-    count = max(1, len(files.speakers))
     number = files.speakers.get(speaker) if isinstance(speaker, str) else speaker
-    if number is None or not 0 <= number < count:
-        names = ", ".join(sorted(files.speakers)) or "none: it has a single one, number 0"
-        raise ValueError(f"voice {files.name} has no speaker {speaker!r} (speakers: {names})")
+    if number is None or not 0 <= number < files.num_speakers:
+        known = ", ".join(sorted(files.speakers)) or "no names"
+        raise ValueError(
+            f"voice {files.name} has no speaker {speaker!r}: it has {files.num_speakers}, "
+            f"numbered from 0 ({known})"
+        )
     return number

@@ -115,8 +115,10 @@ class DecoderThread:
         """Wait at most `timeout` seconds for the end after `close`. False: it is still busy."""
         if self._ended is None:
             return True
-        _, pending = await asyncio.wait([asyncio.wrap_future(self._ended)], timeout=timeout)
-        return not pending
+        _, busy = await asyncio.wait([asyncio.wrap_future(self._ended)], timeout=timeout)
+        if not busy:
+            self._executor.shutdown(wait=True)  # it has nothing left to do: microseconds
+        return not busy
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
