@@ -160,3 +160,17 @@ async def test_a_message_can_be_judged() -> None:
             await message.judge(strict, intent="greets warmly")
         with pytest.raises(AssertionError, match="say in `intent`"):
             await message.judge(judge, intent="")
+
+
+async def test_closing_while_an_inline_task_waits_fails_the_run_and_nothing_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    llm = FakeLLM([call("ask"), "never", "never"])
+    async with running(Asker(instructions="x"), llm) as (session, recorded):
+        await session.run(user_input="go")
+        second = session.run(user_input="well?")
+        await session.aclose()
+        with pytest.raises(RuntimeError, match="session closed"):
+            await second
+    assert len(recorded.closes) == 1
+    assert not [r for r in caplog.records if r.levelname == "ERROR"]

@@ -23,7 +23,7 @@ from ..llm import (
 from ..log import logger
 from ..types import NOT_GIVEN, NotGivenOr
 from ..utils import is_given
-from ..utils.aio import Survivor, TaskScope
+from ..utils.aio import TaskScope
 from . import activity_wiring as wiring
 from ._context import (
     InlineOwner,
@@ -36,6 +36,7 @@ from ._context import (
 )
 from .activity_hooks import ActivityRecognitionHooks
 from .activity_models import ActivityModels
+from .closing import Step
 from .hearing.barge_in import BargeIn
 from .hearing.modes import resolve_interruption_detector
 from .hearing.user_turns import UserTurns
@@ -273,6 +274,7 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
 
     async def _run_on_exit(self) -> None:
         if self._on_exit_task is None and not self._cut and self._started:
+            self.scheduler.open()  # an inline task may have paused it; the farewell is welcome
             with bound(in_exit_hook, True):
                 self._on_exit_task = self._start_hook("on_exit", self._agent.on_exit)
         if self._on_exit_task is not None:
@@ -389,13 +391,13 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
         self._cut = True
         return handles
 
-    async def reap(self, timeout: float) -> list[Survivor]:
-        """Wait at most `timeout` seconds for what was cut off; returns what ignored it."""
-        speech = self.scope.spawn(self.scheduler.aclose(timeout), name="reap speech")
-        survivors = await self.tool_executor.aclose(timeout)
-        await asyncio.wait((speech,))
-        survivors += speech.result()
-        return survivors + await self.scope.cancel(0.0)
+    def reap_steps(self, timeout: float) -> list[Any]:
+        """Steps that wait at most `timeout` seconds for what was cut off."""
+        return [
+            Step("speech that was cut off", lambda: self.scheduler.aclose(timeout)),
+            Step("tools that were cut off", lambda: self.tool_executor.aclose(timeout)),
+            Step("tasks that were cut off", lambda: self.scope.cancel(timeout)),
+        ]
 
     # -- speech ---------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from ..utils import is_given
 from ..utils.aio import TaskScope
 from ..utils.aio.task_scope import is_abandoned
 from . import session_start
-from ._context import in_exit_hook, neutral
+from ._context import current_activity, in_exit_hook, neutral
 from .agent import resolve_llm, resolve_stt, resolve_tts
 from .closing import ClosePlan, Progress, Step
 from .events import (
@@ -850,6 +850,9 @@ class AgentSession(IsolatedEmitter[EventTypes], Generic[Userdata_T]):
         """The activity that speaks now: the current one, or the next one of a handoff."""
         self._refuse_former_life()
         activity = self._activity_or_raise()
+        leaving = current_activity.get()
+        if in_exit_hook.get() and leaving is not None and not leaving.closed:
+            activity = leaving  # a farewell is for whoever says it
         if self._is_closing:
             assert self._close is not None
             if not self._close.graceful and not in_exit_hook.get():

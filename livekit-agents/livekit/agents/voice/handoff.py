@@ -185,6 +185,8 @@ class Handoffs:
         if handle is None:
             yield
             return
+        if self._session._is_closing:
+            raise ToolError("the inline task was not started, the session is closing")
         if handle.interrupted:
             raise RuntimeError("the speech that awaited the inline task is interrupted")
         handle._hold_interruptions()

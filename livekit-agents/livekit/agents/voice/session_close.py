@@ -106,7 +106,7 @@ class SessionClose:
             try:
                 await self._settle()
             finally:
-                self._cut_off()
+                await self._plan.run(Step("cut off", self._cut_off))
                 await self._tear_down()
         finally:
             self._session._started = False
@@ -276,8 +276,8 @@ class SessionClose:
     async def _tear_down(self) -> None:
         """End whatever connects to a provider or holds a resource. Independent parts side by side."""
         session, plan, by = self._session, self._plan, self._close_by()
-        for activity in self._activities:
-            plan.survived(await activity.reap(KILL / 2))
+        reaping = [step for a in self._activities for step in a.reap_steps(KILL / 2)]
+        await plan.run(*reaping, deadline=by)
         if self._hearing is None:
             self._hearing = plan.beside(self._end_hearing(), "hearing")
         await wait_until(self._hearing, by)
