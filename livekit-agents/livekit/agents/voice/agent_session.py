@@ -9,33 +9,25 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from .._emitter import IsolatedEmitter
-from ..llm import LLM, ChatContext, ChatItem, ChatMessage
+from ..llm import LLM, ChatContext, ChatMessage
 from ..log import logger
-from ..metrics import AgentSessionUsage, ModelUsageCollector
+from ..metrics import ModelUsageCollector
 from ..types import NOT_GIVEN, NotGiven, NotGivenOr
 from ..utils import is_given
 from ..utils.aio import TaskScope
-from ..utils.aio.task_scope import is_abandoned
 from . import session_start
-from ._context import current_activity, in_exit_hook, neutral
+from ._context import neutral
 from .agent import resolve_llm, resolve_stt, resolve_tts
 from .closing import ClosePlan, Progress, Step
 from .events import (
     AgentEvent,
-    AgentState,
     CloseReason,
-    ConversationItemAddedEvent,
-    ErrorEvent,
-    EventTypes,
-    MetricsCollectedEvent,
-    SessionUsageUpdatedEvent,
-    UserState,
 )
 from .handoff import Handoffs
 from .idle import IdleWatch
 from .io import AgentInput, AgentOutput
 from .keyterm_detection import KeytermDetector, KeytermsOptions, STTContextOptions
+from .session_base import SessionBase
 from .session_close import SessionClose
 from .session_inputs import SessionInputs
 from .session_options import (
@@ -78,7 +70,7 @@ Userdata_T = TypeVar("Userdata_T")
 Run_T = TypeVar("Run_T")
 
 
-class AgentSession(IsolatedEmitter[EventTypes], Generic[Userdata_T]):
+class AgentSession(SessionBase, Generic[Userdata_T]):
     """Connects a user with an agent: hears, takes turns, thinks, speaks, and always hangs up.
 
     Give it models, `start()` it with an agent, and close it with `aclose()` (at once) or
@@ -302,117 +294,6 @@ class AgentSession(IsolatedEmitter[EventTypes], Generic[Userdata_T]):
     @userdata.setter
     def userdata(self, value: Userdata_T) -> None:
         self._userdata = value
-
-    @property
-    def input(self) -> AgentInput:
-        """Where the user's audio and video come from; assignable at any time."""
-        return self._input
-
-    @property
-    def output(self) -> AgentOutput:
-        """Where the agent's audio, transcript and video go; assignable at any time."""
-        return self._output
-
-    @property
-    def options(self) -> AgentSessionOptions:
-        """The resolved options."""
-        return self._options
-
-    @property
-    def conn_options(self) -> SessionConnectOptions:
-        """How the session connects to its models."""
-        return self._conn_options
-
-    @property
-    def history(self) -> ChatContext:
-        """The whole conversation, over all agents and runs. Live; a close does not clear it."""
-        return self._history
-
-    @property
-    def stt(self) -> stt_module.STT[Any] | None:
-        """The session's STT, for agents that bring none."""
-        return self._stt
-
-    @property
-    def llm(self) -> Any:
-        """The session's LLM or realtime model, for agents that bring none."""
-        return self._llm
-
-    @property
-    def tts(self) -> tts_module.TTS[Any] | None:
-        """The session's TTS, for agents that bring none."""
-        return self._tts
-
-    @property
-    def vad(self) -> vad_module.VAD | None:
-        """The session's VAD, for agents that bring none."""
-        return self._vad
-
-    @property
-    def tools(self) -> list[llm_module.Tool | llm_module.Toolset]:
-        """The tools that every agent has."""
-        return self._tools
-
-    @property
-    def mcp_servers(self) -> list[llm_module.mcp.MCPServer] | None:
-        """Deprecated: pass an `MCPToolset` in `tools`."""
-        return self._mcp_servers
-
-    @property
-    def turn_detection(self) -> TurnDetectionMode | None:
-        """How the end of a user turn is found; None chooses automatically."""
-        return self._options.turn_handling.get("turn_detection")
-
-    @property
-    def interruption_detection(self) -> NotGivenOr[Any]:
-        """The interruption mode that was given, or NOT_GIVEN."""
-        return self._options.interruption.get("mode", NOT_GIVEN)
-
-    @property
-    def keyterms(self) -> list[str]:
-        """Static and detected keyterms, without duplicates."""
-        return self._keyterms.keyterms
-
-    @property
-    def usage(self) -> AgentSessionUsage:
-        """Tokens, characters and audio seconds used in this run, per model."""
-        return AgentSessionUsage(model_usage=self._usage.flatten())
-
-    @property
-    def amd(self) -> Any:
-        """The active answering machine detection, or None."""
-        return self._amd
-
-    @property
-    def room_io(self) -> Any:
-        """The connection to the room. Raises RuntimeError when started without one."""
-        if self._room_io is None:
-            raise RuntimeError(
-                "Cannot access room_io when the AgentSession was not started with a room"
-            )
-        return self._room_io
-
-    @property
-    def current_speech(self) -> SpeechHandle | None:
-        """The speech that plays, or None."""
-        return self._activity.current_speech if self._activity is not None else None
-
-    @property
-    def user_state(self) -> UserState:
-        """What the user does: "speaking", "listening" or "away"."""
-        return self._state.user
-
-    @property
-    def agent_state(self) -> AgentState:
-        """What the agent does: "initializing", "listening", "thinking" or "speaking"."""
-        return self._state.agent
-
-    @property
-    def current_agent(self) -> Agent:
-        """The agent on duty; stays after a close. Raises RuntimeError before the first."""
-        if self._current_agent is None:
-            raise RuntimeError("VoiceAgent isn't running")
-        return self._current_agent
 
     # -- start ----------------------------------------------------------------------------------
 
@@ -831,171 +712,6 @@ class AgentSession(IsolatedEmitter[EventTypes], Generic[Userdata_T]):
         self._state.reset()
         self._errors.reset()
         self._idle.reset()
-
-    # -- inside ---------------------------------------------------------------------------------
-
-    def _activity_or_raise(self) -> AgentActivity:
-        if self._activity is None:
-            raise RuntimeError("AgentSession isn't running")
-        return self._activity
-
-    def _refuse_former_life(self) -> None:
-        task = asyncio.current_task()
-        if task in self._former_tasks or is_abandoned(task):
-            raise RuntimeError(
-                "the session run that this task belongs to has closed; it can't act on a later one"
-            )
-
-    def _activity_for_speech(self, method: str) -> AgentActivity:
-        """The activity that speaks now: the current one, or the next one of a handoff."""
-        self._refuse_former_life()
-        activity = self._activity_or_raise()
-        leaving = current_activity.get()
-        if in_exit_hook.get() and leaving is not None and not leaving.closed:
-            activity = leaving  # a farewell is for whoever says it
-        if self._is_closing:
-            assert self._close is not None
-            if not self._close.graceful and not in_exit_hook.get():
-                raise RuntimeError(f"AgentSession is closing, cannot use {method}()")
-        if not activity.scheduler.paused:
-            return activity
-        if self._next_activity is not None and not self._next_activity.scheduler.paused:
-            return self._next_activity
-        if self._handoffs.in_progress or activity.paused_for_inline:
-            raise RuntimeError(
-                f"an agent transition is in progress, cannot use {method}() until it is over"
-            )
-        raise RuntimeError(f"AgentSession is closing, cannot use {method}()")
-
-    def _watch(self, handle: SpeechHandle) -> None:
-        if self._global_run_state is not None:
-            self._global_run_state._watch_handle(handle)
-
-    def emit(self, event: EventTypes, *args: Any) -> None:
-        """Record the event for the session's report, and call its handlers."""
-        if event != "debug_message":
-            self._recorded_events.extend(args[:1])
-        super().emit(event, *args)
-
-    def on(self, event: EventTypes, callback: Callable[..., Any] | None = None) -> Any:
-        """Register a handler, directly or as a decorator. Coroutine functions are refused."""
-        if event == "metrics_collected":
-            logger.warning(
-                "metrics_collected is deprecated: use session_usage_updated for usage, and "
-                "ChatMessage.metrics for latencies"
-            )
-        return super().on(event, callback)
-
-    def _add_to_history(self, item: ChatItem) -> None:
-        self._history.insert(item)
-        if isinstance(item, ChatMessage):
-            self._conversation_item_added(item)
-
-    def _conversation_item_added(self, item: Any) -> None:
-        self.emit("conversation_item_added", ConversationItemAddedEvent(item=item))
-
-    def _commit_handoff(self, item: Any, *, old_agent: Any, new_agent: Any) -> None:
-        self._history.insert(item)
-        if self._global_run_state is not None:
-            self._global_run_state._agent_handoff(
-                item=item, old_agent=old_agent, new_agent=new_agent
-            )
-        self._conversation_item_added(item)
-
-    def _update_agent_state(self, state: AgentState, *, at: float | None = None) -> None:
-        self._state.set_agent(state, at=at)
-
-    def _update_user_state(
-        self, state: UserState, *, last_speaking_time: float | None = None
-    ) -> None:
-        self._state.set_user(state, last_speaking_time=last_speaking_time)
-
-    @property
-    def _aec_warmup_active(self) -> bool:
-        return self._state.warmup_active
-
-    @property
-    def _user_turn_claimed(self) -> bool:
-        return self._state.turn_claimed
-
-    @property
-    def _audio_epoch(self) -> float | None:
-        recording = getattr(self._recorder_io, "recording_started_at", None)
-        return recording if recording is not None else self._started_at
-
-    @property
-    def _hears(self) -> bool:
-        return self._input.audio is not None and self._input.audio_enabled
-
-    def _may_go_away(self) -> bool:
-        """Whether the user could go away: nothing runs for them, and they are there."""
-        activity = self._activity
-        if not self._started or self._is_closing:
-            return False
-        if activity is not None and activity.tool_executor.running:
-            return False
-        return self._room_io is None or bool(self._room_io._linked_and_subscribed())
-
-    def _on_metrics(self, metrics: Any) -> None:
-        self._usage.collect(metrics)
-        self.emit("metrics_collected", MetricsCollectedEvent(metrics=metrics))
-        self.emit("session_usage_updated", SessionUsageUpdatedEvent(usage=self.usage))
-
-    def _on_error(self, error: Any, source: Any) -> None:
-        """A component failed: tell the handlers, and close when it can't be borne any longer."""
-        self.emit("error", ErrorEvent(error=error, source=source))
-        if self._is_closing or getattr(error, "recoverable", False):
-            return
-        kind = str(getattr(error, "type", "")).removesuffix("_error")
-        if kind in ("llm", "stt", "tts") and not self._errors.count(kind):
-            return
-        cause = getattr(error, "error", error)
-        logger.error(
-            "AgentSession is closing due to unrecoverable error: %s", cause, exc_info=cause
-        )
-        self._close_soon(reason=CloseReason.ERROR, error=error)
-
-    def _on_handoff_failed(self, agent: Agent, error: Exception) -> None:
-        """The old agent may be gone already: keep `current_agent` truthful."""
-        if self._activity is not None and not self._activity.closed:
-            self._current_agent = self._activity.agent
-        self.emit("error", ErrorEvent(error=error, source=agent))
-
-    def _on_audio_input_changed(self) -> None:
-        if self._started:
-            self._inputs.refresh_audio()
-
-    def _on_video_input_changed(self) -> None:
-        if self._started:
-            self._inputs.refresh_video()
-
-    def _on_audio_enabled_changed(self, enabled: bool) -> None:
-        if enabled or self._state.user != "speaking":
-            return
-        if self._activity is not None and self._activity.recognition is not None:
-            self._activity.recognition.on_input_disabled()
-        else:
-            self._state.set_user("listening")
-
-    def _on_audio_output_changed(self) -> None:
-        audio = self._output.audio
-        if (
-            self._started
-            and audio is not None
-            and not audio.can_pause
-            and self._options.interruption["resume_false_interruption"]
-        ):
-            logger.warning(
-                "resume_false_interruption is on, but the audio output %s can't pause: false "
-                "interruptions will end the agent's speech",
-                audio.label,
-            )
-
-    def _on_video_output_changed(self) -> None:
-        """Nothing to do: the next reply looks at the output when it starts."""
-
-    def _on_text_output_changed(self) -> None:
-        """Nothing to do: the next reply looks at the output when it starts."""
 
 
 def _or_none(model: Any) -> Any:
