@@ -101,7 +101,8 @@ async def test_all_rates_agree_on_where_speech_is() -> None:
         start, end = changes(await detect(VAD(), scene(rate, 1.0, 1.0, 1.5), rate))
         spans.append((start.timestamp, end.timestamp))
     assert max(s for s, _ in spans) - min(s for s, _ in spans) <= 3 * WINDOW
-    assert max(e for _, e in spans) - min(e for _, e in spans) <= 0.3
+    # the voice swells four times a second: at one rate its last, dying swell may go unheard
+    assert max(e for _, e in spans) - min(e for _, e in spans) <= 0.25 + 4 * WINDOW
 
 
 async def test_a_flush_in_speech_gives_no_end_and_the_next_speech_a_new_start() -> None:
