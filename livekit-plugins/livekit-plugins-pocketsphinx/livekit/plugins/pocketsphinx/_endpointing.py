@@ -160,7 +160,8 @@ class Endpointer:
     def _check_end(self) -> Iterator[Event]:
         assert self._started_at is not None
         silence = (self._frames - self._voiced_until) * FRAME_DURATION
-        if silence >= self._options.min_silence_duration:
+        resuming = sum(self._window) > 1  # voice again, though not enough yet to be sure
+        if silence >= self._options.min_silence_duration and not resuming:
             yield from self._end()
             return
         excess = (

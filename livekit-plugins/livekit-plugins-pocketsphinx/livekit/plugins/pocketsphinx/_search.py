@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-DEFAULT_THRESHOLD = 1e-20
-"""Evidence that a key phrase needs. Longer phrases bear smaller numbers."""
+DEFAULT_THRESHOLD = 1e-2
+"""Evidence that a key phrase needs: most are found, and little is taken for one of them."""
 
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 _DECLARATION = re.compile(r"\A\s*#JSGF[^;]*;|\b(?:grammar|import)\s[^;]*;")
@@ -30,7 +30,7 @@ class Dictation:
 
 @dataclass(frozen=True)
 class Grammar:
-    """Only the sentences of a grammar in the Java Speech Grammar Format (JSGF)."""
+    """The sentences of a grammar in the Java Speech Grammar Format (JSGF)."""
 
     source: str
 
@@ -112,9 +112,9 @@ def _key_phrases(phrases: Sequence[str] | Mapping[str, float]) -> KeyPhrases:
     if not thresholds or "" in thresholds:
         raise ValueError("key_phrases needs at least one phrase, and none may be empty")
     for phrase, threshold in thresholds.items():
-        if not 0.0 < threshold <= 1.0:
+        if not 1e-50 <= threshold <= 1e50:
             raise ValueError(
-                f"the threshold of key phrase {phrase!r} must be in (0, 1], got {threshold}; "
-                "1e-10 suits a short word, 1e-40 a long phrase"
+                f"the threshold of key phrase {phrase!r} must be from 1e-50 to 1e50, got "
+                f"{threshold}; {DEFAULT_THRESHOLD:g} is usual, 1e10 avoids false alarms"
             )
     return KeyPhrases(tuple(thresholds.items()))

@@ -68,8 +68,8 @@ class STT(stt.STT[str]):
     count is converted to 16 kHz mono. Transcripts are lower case without punctuation and carry
     word times and confidences. A stream finds utterances by itself; no VAD is needed in front.
 
-    What is listened for is anything, or the sentences of a JSGF grammar, or a few key phrases. Both
-    make recognition much more reliable where the answers are known.
+    What is listened for is anything, or the sentences of a JSGF grammar, or a few key phrases.
+    Where the answers are known, a grammar makes recognition much more reliable.
     """
 
     def __init__(
@@ -93,9 +93,10 @@ class STT(stt.STT[str]):
 
         Args:
             grammar: A grammar in the Java Speech Grammar Format, or the `Path` of a file with one.
-                Only its sentences are recognised; anything else gives no transcript.
-            key_phrases: Phrases to spot in running speech, with the evidence each needs (1e-10 for
-                a short word to 1e-40 for a long phrase; 1e-20 when only phrases are given).
+                Whatever is said is taken for the nearest of its sentences: set it while one of them
+                is expected, and keep sentences for "none of these" in it if need be.
+            key_phrases: Phrases to spot in running speech, with the evidence each needs: from
+                1e-50 (never missed, often imagined) to 1e50. A mere list means 1e-2 for each.
             pronunciations: Phones of words that the dictionary lacks, such as
                 ``{"livekit": "L AY V K IH T"}``.
             language: What the transcripts are labelled with.
