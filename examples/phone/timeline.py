@@ -16,7 +16,7 @@ from livekit.agents.voice import CloseReport
 from .call_log import CallLog, Entry
 from .line import SAMPLE_RATE, PhoneLine
 
-PX_PER_SECOND = 30
+PX_PER_SECOND = 27
 LEFT = 92
 """Pixels for the names of the lanes."""
 
@@ -93,7 +93,7 @@ def _drawing(line: PhoneLine, log: CallLog) -> str:
         ("agent", line.agent_pcm, "agent", said, "agent_state"),
     ):
         onsets = [e.at for e in log.entries if e.kind == state and e.text == "speaking"]
-        notes, height = _labels(labels, onsets, y, css)
+        notes, height = _labels(labels, onsets, y, css, right=_x(end))
         lanes.append(notes)
         y += height
         lanes.append(_lane_name(name, y + WAVE_HEIGHT / 2))
@@ -171,7 +171,9 @@ def _wave(pcm: bytearray, y: float, css: str) -> str:
     return f"<polygon class='wave {css}' points='{points}'/>"
 
 
-def _labels(entries: list[Entry], onsets: list[float], y: float, css: str) -> tuple[str, float]:
+def _labels(
+    entries: list[Entry], onsets: list[float], y: float, css: str, *, right: float
+) -> tuple[str, float]:
     """What was said, where it began, in as many rows as keep the labels apart.
 
     Returns:
@@ -184,6 +186,7 @@ def _labels(entries: list[Entry], onsets: list[float], y: float, css: str) -> tu
         width = len(text) * TEXT_WIDTH + 12
         # transcripts and replies are known at their end; their label stands where they began
         start = _x(max((at for at in onsets if at <= entry.at), default=entry.at))
+        start = max(LEFT, min(start, right - width))
         row = next((i for i, free in enumerate(rows) if free <= start), len(rows))
         if row == len(rows):
             rows.append(0.0)
