@@ -95,10 +95,10 @@ def open_sockets() -> int:
 
 
 def synthesise(text: str) -> bytes:
-    """The scripted caller's voice, as PCM at the line's rate."""
+    """The scripted caller's voice, the same in every call, as PCM at the line's rate."""
     from livekit.plugins import piper
 
-    frames = piper.Voice.load().synthesize(text)
+    frames = piper.Voice.load().synthesize(text, noise_scale=0.0, noise_w=0.0)
     resampler: rtc.AudioResampler | None = None
     pcm = bytearray()
     for frame in frames:

@@ -126,7 +126,14 @@ class Voice:
         self._loaded()
 
     def synthesize(
-        self, text: str, *, speed: float = 1.0, volume: float = 1.0, speaker: int | None = None
+        self,
+        text: str,
+        *,
+        speed: float = 1.0,
+        volume: float = 1.0,
+        speaker: int | None = None,
+        noise_scale: float | None = None,
+        noise_w: float | None = None,
     ) -> Iterator[rtc.AudioFrame]:
         """Speak a text without a stream. Blocks: some 100 ms per second of speech.
 
@@ -135,11 +142,19 @@ class Voice:
             speed: Above 1 is faster.
             volume: Factor on the samples.
             speaker: Number of the speaker, for voices with several.
+            noise_scale: Variation of the sound; 0 speaks the same way every time.
+            noise_w: Variation of the lengths of sounds; 0 speaks the same way every time.
 
         Yields:
             One mono int16 frame per sentence.
         """
-        speaking = Speaking(speed=speed, volume=volume, speaker=speaker)
+        speaking = Speaking(
+            speed=speed,
+            volume=volume,
+            speaker=speaker,
+            noise_scale=noise_scale,
+            noise_w=noise_w,
+        )
         for pcm in self._sentences(text, speaking, Job()):
             yield rtc.AudioFrame(pcm, self.sample_rate, 1, len(pcm) // 2)
 
