@@ -19,6 +19,7 @@ import asyncio
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,8 +50,14 @@ class Call(CallState):
         self._display = display
         self._next_frame: Callable[[], bytes | None] | None = None
         self.line = PhoneLine(self._caller_frame, speed=speed)
-        self.log = CallLog(lambda: self.line.seconds, display.show)
+        self.log = CallLog(self._now, display.show)
         self.session = make_session()
+        self._hung_up: float | None = None
+
+    def _now(self) -> float:
+        """Seconds since the call began. The line's clock stops with the call, the close goes on."""
+        after = time.monotonic() - self._hung_up if self._hung_up is not None else 0.0
+        return self.line.seconds + after
 
     def _caller_frame(self) -> bytes | None:
         assert self._next_frame is not None
@@ -77,6 +84,7 @@ class Call(CallState):
         self.session.output.transcription = sync.text_output
         await self.session.start(Receptionist())
         await self.line.run()
+        self._hung_up = time.monotonic()
         self.log.hung_up_at = self.line.seconds
         self.log.add("note", "the caller hangs up")
         await self.session.aclose()
