@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..log import logger
@@ -14,7 +14,8 @@ from ._toolset import CLOSE_TIMEOUT, Toolset
 if TYPE_CHECKING:
     from ..voice.agent_activity import AgentActivity
     from ..voice.agent_session import AgentSession
-    from ..voice.tool_executor import ToolExecutor, ToolHandlingOptions
+    from ..voice.tool_executor import ToolExecutor
+    from ..voice.tool_options import ToolHandlingOptions
     from .tool_context import Tool
 
 __all__ = ["AsyncToolset"]
@@ -141,6 +142,15 @@ def attach(tools: Iterable[Tool | Toolset], owner: AgentSession[Any] | AgentActi
             tool._attach(owner)
         elif isinstance(tool, Toolset):
             attach(tool.tools, owner)
+
+
+def executors(tools: Iterable[Tool | Toolset]) -> Iterator[ToolExecutor]:
+    """The executors of every attached `AsyncToolset` among the tools, nested ones included."""
+    for tool in tools:
+        if isinstance(tool, Toolset):
+            if isinstance(tool, AsyncToolset) and tool._executor is not None:
+                yield tool._executor
+            yield from executors(tool.tools)
 
 
 def executor_of(name: str, toolsets: Iterable[Toolset]) -> ToolExecutor | None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .. import stt as stt_module, tts as tts_module, vad as vad_module
     from .agent import Agent
     from .agent_session import AgentSession
-    from .tool_executor import ToolHandlingOptions
+    from .tool_options import ToolHandlingOptions
 
 
 class ActivityModels:

@@ -6,11 +6,11 @@ that a close uses needs the activity lock.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..llm import LLM, AgentConfigUpdate, RealtimeModel, ToolContext, Toolset
+from ..llm import LLM, AgentConfigUpdate, RealtimeModel, Tool, ToolContext, Toolset
 from ..log import logger
 from ..types import NotGivenOr
 from ..utils import is_given
@@ -57,7 +57,12 @@ def prewarm(activity: AgentActivity) -> None:
 
 
 async def set_up_toolsets(activity: AgentActivity) -> None:
-    """Set up all toolsets side by side; one that fails is logged and does without."""
+    """Set up all toolsets side by side; one that fails is logged and does without.
+
+    Those of the session are attached to it, and so go on through a handoff.
+    """
+    from ..llm.async_toolset import attach
+
     session = activity.session
     servers = activity.mcp_servers or []
     if servers and not activity._mcp_toolsets:
@@ -66,12 +71,40 @@ async def set_up_toolsets(activity: AgentActivity) -> None:
         activity._mcp_toolsets = [
             MCPToolset(id=f"mcp_{index}", mcp_server=server) for index, server in enumerate(servers)
         ]
-    tools = [*session.tools, *activity.agent._tools, *activity._mcp_toolsets]
-    toolsets = [tool for tool in tools if isinstance(tool, Toolset)]
-    for toolset in toolsets:
-        attach = getattr(toolset, "_attach", None)
-        if attach is not None:
-            attach(session if toolset in session.tools else activity)
+    shared = _toolsets(session.tools)
+    own = [toolset for toolset in own_toolsets(activity) if toolset not in shared]
+    attach(shared, session)
+    attach(own, activity)
+    await _set_up(activity, [*shared, *own])
+
+
+async def change_toolsets(activity: AgentActivity, tools: list[Tool | Toolset]) -> None:
+    """Get ready for other tools of the agent. Toolsets that go are closed with the activity."""
+    from ..llm.async_toolset import attach
+
+    known = [*own_toolsets(activity), *_toolsets(activity.session.tools)]
+    kept = _toolsets(tools)
+    activity._former_toolsets += [
+        toolset
+        for toolset in _toolsets(activity.agent._tools)
+        if toolset not in kept and toolset not in activity._former_toolsets
+    ]
+    new = [toolset for toolset in kept if toolset not in known]
+    attach(new, activity)
+    await _set_up(activity, new)
+
+
+def own_toolsets(activity: AgentActivity) -> list[Toolset]:
+    """The toolsets that end with the activity: the agent's, also former ones, and MCP's."""
+    own = _toolsets(activity.agent._tools)
+    return [*own, *(t for t in activity._former_toolsets if t not in own), *activity._mcp_toolsets]
+
+
+def _toolsets(tools: Iterable[Tool | Toolset]) -> list[Toolset]:
+    return [tool for tool in tools if isinstance(tool, Toolset)]
+
+
+async def _set_up(activity: AgentActivity, toolsets: list[Toolset]) -> None:
     if not toolsets:
         return
     scope = TaskScope(f"toolsets of {activity.agent.id}")
@@ -245,9 +278,8 @@ def model_steps(activity: AgentActivity) -> list[Step]:
 
 def toolset_steps(activity: AgentActivity) -> list[Step]:
     """Close the agent's own toolsets and MCP connections."""
-    own = [t for t in activity.agent._tools if isinstance(t, Toolset)]
-    toolsets = [*own, *activity._mcp_toolsets]
-    activity._mcp_toolsets = []
+    toolsets = own_toolsets(activity)
+    activity._mcp_toolsets, activity._former_toolsets = [], []
     return [Step(f"toolset {toolset.id}", toolset.aclose) for toolset in toolsets]
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .agent_session import AgentSession, ExpressiveOptions
     from .audio_recognition import AudioRecognition
     from .events import UserTurnExceededEvent
-    from .tool_executor import ToolHandlingOptions
+    from .tool_options import ToolHandlingOptions
     from .turn import TurnDetectionMode, TurnHandlingOptions
 
 TaskResult_T = TypeVar("TaskResult_T")

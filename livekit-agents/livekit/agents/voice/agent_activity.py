@@ -76,6 +76,7 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
         self.recognition: AudioRecognition | None = None
         self._rt_session: RealtimeSession[Any] | None = None
         self._mcp_toolsets: list[Toolset] = []
+        self._former_toolsets: list[Toolset] = []
         self._silence: rtc.AudioFrame | None = None
         self._unsubscribe: list[Callable[[], None]] = []
         self._started = False
@@ -170,6 +171,13 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
             tools += [cancel_task, get_running_tasks]
         return tools
 
+    @property
+    def tool_executors(self) -> list[ToolExecutor]:
+        """Where the tools that end with this activity run: here, or in an `AsyncToolset`."""
+        from ..llm.async_toolset import executors
+
+        return [self.tool_executor, *executors(wiring.own_toolsets(self))]
+
     def tool_context(self) -> ToolContext:
         """The tools as one context. Raises ValueError for two tools of one name."""
         return ToolContext(self.tools)
@@ -218,6 +226,7 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
         self.scheduler.open()
         wiring.start_hearing(self, reuse)
         wiring.start_keyterms(self)
+        self._session._idle.changed()
 
     async def pause(
         self,
@@ -248,6 +257,7 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
         try:
             self.scheduler.pause()
             self.replies.drop_preemptive()
+            self._session._idle.changed()
             await self.scheduler.wait_settled()
         finally:
             unblock()
@@ -311,8 +321,11 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
                 return
             self.scheduler.pause()
             self.replies.drop_preemptive()
-            self.tool_executor.cancel_cancellable()
-            await self.tool_executor.drain(None)
+            for executor in self.tool_executors:
+                executor.cancel_cancellable()
+            for executor in self.tool_executors:
+                await executor.drain(None)
+                executor.cut_off()  # a reply to a late result is none of the next agent's
             self._closed = True
             plan = self._session._teardown_plan()
             await self._unwire(plan)
@@ -342,6 +355,7 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
         self._closed = True
         if self._agent._activity is self:
             self._agent._activity = None
+        self._session._idle.changed()
 
     # -- the parts of a close, lock-free --------------------------------------------------------
 
@@ -387,8 +401,10 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
         """
         self.user_turns.cut_off()
         handles = self.scheduler.cut_off(spare=spare)
-        self.tool_executor.cut_off(spare=spare)
+        for executor in self.tool_executors:
+            executor.cut_off(spare=spare)
         self._cut = True
+        self._session._idle.changed()
         return handles
 
     def reap_steps(self, timeout: float) -> list[Any]:
@@ -565,6 +581,7 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
     async def update_tools(self, tools: list[Tool | Toolset]) -> None:
         """See `Agent.update_tools`."""
         before = set(ToolContext(self._agent._tools).function_tools)
+        await wiring.change_toolsets(self, tools)
         self._agent._tools = tools
         after = set(ToolContext(tools).function_tools)
         if before != after:

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from .agent import Agent
     from .agent_activity import AgentActivity
     from .run_result import RunOutputOptions, RunResult
-    from .tool_executor import ToolHandlingOptions
+    from .tool_options import ToolHandlingOptions
     from .transcription.text_transforms import TextTransforms
     from .turn import (
         EndpointingOptions,

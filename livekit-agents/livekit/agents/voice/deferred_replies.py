@@ -3,124 +3,204 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..llm import ChatContext, FunctionCall
+from ..llm import ChatContext, FunctionCall, FunctionCallOutput, RealtimeError
 from ..log import logger
+from ..types import NOT_GIVEN
+from ._context import bound, neutral
 from .events import ToolReplyUpdated
+from .idle import floor_holder
+from .tool_options import render
 
 if TYPE_CHECKING:
+    from ..llm import ToolChoice
     from .agent_activity import AgentActivity
-    from .agent_session import AgentSession
     from .generation import ToolExecutionOutput
+    from .running_tool import RunningTool
     from .speech_handle import SpeechHandle
-    from .tool_executor import RunningTool, ToolExecutor
+    from .tool_executor import ToolExecutor
 
 
 @dataclass
-class PendingResults:
-    """Late results of one executor that nobody has told yet."""
+class _Result:
+    """A late result, as it is in the history."""
 
-    updates: list[tuple[str, ToolExecutionOutput]] = field(default_factory=list)
-    last_item_id: str | None = None
-    task: asyncio.Task[None] | None = None
-
-    def take(self) -> list[tuple[str, ToolExecutionOutput]]:
-        """All results so far; further ones are for the next reply."""
-        updates, self.updates = self.updates, []
-        return updates
+    call: FunctionCall
+    output: FunctionCallOutput
+    tool_choice: ToolChoice | None
 
 
-def deliver(
-    executor: ToolExecutor, running: RunningTool, output: ToolExecutionOutput, *, suffix: str
-) -> None:
-    """Put a late result into the history as a call of its own, and have it told if it wants that.
+class DeferredReplies:
+    """The late results of one executor: recorded at once, told when the conversation is idle.
 
-    An agent that a late result hands over to is refused: its turn is over.
+    Those of an activity's tools are told by its agent. Those of tools that outlive activities are
+    told by whichever agent is on duty then.
     """
-    out = output.fnc_call_out
-    if out is None:
-        return
-    if output.agent_task is not None:
-        logger.error(
-            'the tool "%s" returned an agent after its turn had gone on; no handoff happens',
-            running.call.name,
+
+    def __init__(self, executor: ToolExecutor) -> None:
+        self._executor = executor
+        self._pending: list[_Result] = []
+        self._last_item_id: str | None = None
+        self._told: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def task(self) -> asyncio.Task[None] | None:
+        """What waits for room, and tells; None when there is nothing to tell."""
+        return self._task if self._task is not None and not self._task.done() else None
+
+    # -- recording ------------------------------------------------------------------------------
+
+    def deliver(self, running: RunningTool, output: ToolExecutionOutput, *, suffix: str) -> None:
+        """Put a late result into the histories as a call of its own, and have it told if it wants.
+
+        An agent that a late result hands over to is refused: its turn is over.
+        """
+        out = output.fnc_call_out
+        if out is None:
+            return
+        if output.agent_task is not None:
+            logger.error(
+                'the tool "%s" returned an agent after its turn had gone on; no handoff happens',
+                running.call.name,
+            )
+            out.output, out.is_error = "the agent handoff did not happen", True
+            out.reply_required = True
+        call_id = f"{running.call.call_id}_{suffix}"
+        call = FunctionCall(
+            call_id=call_id,
+            name=running.call.name,
+            arguments=running.call.arguments,
+            extra=dict(running.call.extra),
         )
-        out.output, out.is_error = "the agent handoff did not happen", True
-        out.reply_required = True
-    call_id = f"{running.call.call_id}_{suffix}"
-    call = FunctionCall(
-        call_id=call_id,
-        name=running.call.name,
-        arguments=running.call.arguments,
-        extra=dict(running.call.extra),
-    )
-    out.call_id = call_id
-    activity = executor.activity
-    if activity is None:
-        return
-    activity.commit(call, out)
-    executor.pending.last_item_id = out.id
-    if not out.reply_required:
-        return
-    executor.pending.updates.append((call_id, output))
-    task = executor.pending.task
-    if task is None or task.done():
-        executor.pending.task = executor.spawn(_tell(executor), name="deferred tool reply")
-        running._reply = executor.pending.task
-        run = activity.session._global_run_state
-        if run is not None and not activity.scheduler.paused:
-            run._watch_task(executor.pending.task)
+        out.call_id = call_id
+        self._record(call, out)
+        if out.reply_required:
+            self._tell_soon(running, _Result(call, out, output.reply_tool_choice))
+
+    def _record(self, call: FunctionCall, out: FunctionCallOutput) -> None:
+        activity = self._executor.activity
+        session = self._executor.session
+        if activity is not None and activity.closed and self._executor.outlives_activities:
+            activity = session._next_activity  # in the middle of a handoff
+        if activity is not None:
+            activity.commit(call, out)
+        else:
+            session._add_to_history(call)
+            session._add_to_history(out)
+        self._last_item_id = out.id
+
+    # -- telling --------------------------------------------------------------------------------
+
+    def _tell_soon(self, running: RunningTool, result: _Result) -> None:
+        self._pending.append(result)
+        if self._told is None:
+            self._told = asyncio.get_running_loop().create_future()
+        running.reply = self._told
+        if self.task is not None:
+            return
+        # It belongs to no tool: not to the one that reported, nor to the floor that it may hold.
+        with neutral(), bound(floor_holder, None):
+            self._task = self._executor.spawn(self._run(), name="deferred tool reply")
+        activity = self._executor.activity
+        run = self._executor.session._global_run_state
+        if run is not None and activity is not None and not activity.scheduler.paused:
+            run._watch_task(self._task)
+
+    async def _run(self) -> None:
+        from .agent_activity import ActivityClosedError
+
+        try:
+            while self._pending:
+                activity = await self._room()
+                results, self._pending = self._pending, []
+                told, self._told = self._told, None
+                try:
+                    await self._tell(activity, results)
+                finally:
+                    _resolve(told)
+        except (ActivityClosedError, RuntimeError) as reason:
+            logger.debug("late results of tools are not told: %s", reason)
+        finally:
+            self._pending.clear()
+            _resolve(self._told)
+            self._told = None
+
+    async def _room(self) -> AgentActivity:
+        """Wait until nobody speaks, and return who is to tell."""
+        activity = self._executor.activity
+        if activity is None or self._executor.outlives_activities:
+            return await self._executor.session.wait_for_idle()
+        await activity.wait_for_idle()
+        return activity
+
+    async def _tell(self, activity: AgentActivity, results: list[_Result]) -> None:
+        await self._bring_up_to_date(activity, results)
+        handle = self._reply(activity, results)
+        ids = [result.call.call_id for result in results]
+        self._announce(ids, "scheduled", handle)
+        await handle
+        produced = any(item.type == "message" for item in handle.chat_items)
+        status = "interrupted" if handle.interrupted else "completed" if produced else "skipped"
+        self._announce(ids, status, handle)
+
+    async def _bring_up_to_date(self, activity: AgentActivity, results: list[_Result]) -> None:
+        """Let the agent that tells know the results, whoever had the floor when they came."""
+        chat_ctx = activity.agent._chat_ctx
+        missing = [result for result in results if chat_ctx.get_by_id(result.output.id) is None]
+        for result in missing:
+            chat_ctx.insert([result.call, result.output])
+        if missing:
+            logger.warning(
+                "the agent has changed since a tool reported: %s tells its results",
+                activity.agent.id,
+                extra={"call_ids": [result.call.call_id for result in missing]},
+            )
+        if activity.realtime_llm_session is not None:
+            await _push(activity, results)
+
+    def _reply(self, activity: AgentActivity, results: list[_Result]) -> SpeechHandle:
+        at_tail = _is_tail(activity.agent._chat_ctx, self._last_item_id)
+        template = "reply_at_tail_template" if at_tail else "reply_maybe_covered_template"
+        choice = results[0].tool_choice
+        agreed = choice is not None and all(result.tool_choice == choice for result in results)
+        handle = activity.replies.generate_reply(
+            instructions=render(
+                self._executor.template(template),
+                call_ids=", ".join(result.call.call_id for result in results),
+            ),
+            tool_choice=choice if agreed and choice is not None else NOT_GIVEN,
+        )
+        self._executor.session._watch(handle)
+        return handle
+
+    def _announce(self, ids: list[str], status: Any, handle: SpeechHandle) -> None:
+        self._executor.announce(
+            ToolReplyUpdated(update_ids=ids, status=status, speech_id=handle.id)
+        )
 
 
-async def _tell(executor: ToolExecutor) -> None:
-    """Wait until there is room, then have the agent tell all pending results at once."""
-    from .agent_activity import ActivityClosedError
-
-    session: AgentSession[Any] = executor.session
-    try:
-        activity = await session.wait_for_idle()
-    except (ActivityClosedError, RuntimeError):
-        return
-    updates = executor.pending.take()
-    if not updates:
-        return
-    handle = _reply(executor, activity, updates)
-    ids = [call_id for call_id, _ in updates]
-    _announce(executor, ids, "scheduled", handle)
-    await handle
-    produced = any(item.type == "message" for item in handle.chat_items)
-    status = "interrupted" if handle.interrupted else "completed" if produced else "skipped"
-    _announce(executor, ids, status, handle)
-
-
-def _reply(
-    executor: ToolExecutor,
-    activity: AgentActivity,
-    updates: list[tuple[str, ToolExecutionOutput]],
-) -> SpeechHandle:
-    from ..types import NOT_GIVEN
-    from .tool_executor import render
-
-    ids = ", ".join(call_id for call_id, _ in updates)
-    at_tail = _is_tail(activity.agent._chat_ctx, executor.pending.last_item_id)
-    template = "reply_at_tail_template" if at_tail else "reply_maybe_covered_template"
-    choices = {
-        output.reply_tool_choice
-        for _, output in updates
-        if not isinstance(output.reply_tool_choice, dict)
-    }
-    agreed = choices.pop() if len(choices) == 1 else None
-    return activity.session.generate_reply(
-        instructions=render(executor.template(template), call_ids=ids),
-        tool_choice=agreed if agreed is not None else NOT_GIVEN,
-    )
+async def _push(activity: AgentActivity, results: list[_Result]) -> None:
+    """A realtime model answers from its own copy of the conversation."""
+    realtime = activity.realtime_llm_session
+    assert realtime is not None
+    chat_ctx = realtime.chat_ctx.copy()
+    for result in results:
+        if chat_ctx.get_by_id(result.output.id) is None:
+            chat_ctx.insert([result.call, result.output])
+    async with activity.replies.remote_context_lock:
+        try:
+            await realtime.update_chat_ctx(chat_ctx)
+        except RealtimeError as error:
+            logger.warning("the realtime model did not confirm late tool results: %s", error)
 
 
 def _is_tail(chat_ctx: ChatContext, item_id: str | None) -> bool:
     return bool(chat_ctx.items) and chat_ctx.items[-1].id == item_id
 
 
-def _announce(executor: ToolExecutor, ids: list[str], status: Any, handle: SpeechHandle) -> None:
-    executor.announce(ToolReplyUpdated(update_ids=ids, status=status, speech_id=handle.id))
+def _resolve(fut: asyncio.Future[None] | None) -> None:
+    if fut is not None and not fut.done():
+        fut.set_result(None)

@@ -66,8 +66,7 @@ class Filler:
         handle = self._ctx.speech_handle
         try:
             while not handle.interrupted and (self._max_steps is None or step < self._max_steps):
-                await self._silence()
-                if handle.interrupted:
+                if not await self._silence() or handle.interrupted:
                     return
                 if await self._play(step):
                     step += 1
@@ -75,21 +74,31 @@ class Filler:
                     return
                 await asyncio.sleep(self._interval)
         except ActivityClosedError:
-            return
+            return  # also while it waits: the close ends the silence, too
         except Exception:
             logger.exception("a filler failed, no more are played")
 
-    async def _silence(self) -> None:
-        """Return after `delay` seconds in which nobody spoke and no progress was reported."""
-        session = self._ctx.session
-        while True:
-            await session.wait_for_idle()
+    async def _silence(self) -> bool:
+        """Return after `delay` seconds in which nobody spoke and no progress was reported.
+
+        Returns:
+            False when there will be none: the speech was interrupted, or the session is closing.
+        """
+        interrupted = self._ctx.speech_handle._interrupt_fut
+        closing = self._ctx.session._closing_fut
+        while not (interrupted.done() or closing.done()):
+            await self._ctx._wait_for_idle()
             self._restart.clear()
             broken = self._scope.spawn(self._noise(), name="filler: silence")
-            await asyncio.wait((broken,), timeout=self._delay)
+            await asyncio.wait(
+                (broken, interrupted, closing),
+                timeout=self._delay,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
             if not broken.done():
                 broken.cancel()
-                return
+                return not (interrupted.done() or closing.done())
+        return False
 
     async def _noise(self) -> None:
         """Return when somebody speaks or thinks, or progress is reported."""

@@ -205,7 +205,7 @@ class Handoffs:
             tasks.add(parent.on_enter_task)
         undo: list[Callable[[], None]] = [
             parent.scheduler.block(tasks, handle),
-            parent.tool_executor.block(owner),
+            *(executor.block(owner) for executor in self._session._tool_executors()),
         ]
         try:
             yield

@@ -8,11 +8,14 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from ._context import current_activity
+
 if TYPE_CHECKING:
     from .agent_activity import AgentActivity
     from .agent_session import AgentSession
 
-_holder: ContextVar[object | None] = ContextVar("lk_idle_holder", default=None)
+floor_holder: ContextVar[object | None] = ContextVar("lk_idle_holder", default=None)
+"""The hold on the floor that the running code is under."""
 
 
 class IdleWatch:
@@ -20,7 +23,7 @@ class IdleWatch:
 
     def __init__(self, session: AgentSession[Any]) -> None:
         self._session = session
-        self._holds: list[object] = []
+        self._holds: list[tuple[object, AgentActivity | None]] = []
         self._change: asyncio.Future[None] | None = None
 
     def changed(self) -> None:
@@ -35,21 +38,31 @@ class IdleWatch:
         self.changed()
 
     @asynccontextmanager
-    async def hold(self) -> AsyncIterator[None]:
-        """Keep everybody else's `wait_for_idle` waiting; the holder itself passes."""
+    async def hold(self, activity: AgentActivity) -> AsyncIterator[None]:
+        """Keep everybody else's `wait_for_idle` waiting; the holder itself passes.
+
+        So do the tools of an inline task that the holder gives the floor of `activity` to.
+        """
         key = object()
-        self._holds.append(key)
-        token = _holder.set(key)
+        self._holds.append((key, activity))
+        token = floor_holder.set(key)
         try:
             yield
         finally:
-            _holder.reset(token)
-            if key in self._holds:
-                self._holds.remove(key)
+            floor_holder.reset(token)
+            if (key, activity) in self._holds:
+                self._holds.remove((key, activity))
             self.changed()
 
     def _foreign_hold(self) -> bool:
-        return bool(self._holds) and self._holds[-1] is not _holder.get()
+        if not self._holds:
+            return False
+        key, activity = self._holds[-1]
+        if key is floor_holder.get():
+            return False
+        mine = current_activity.get()
+        below = activity is not None and activity.paused_for_inline
+        return not (below and mine is not None and mine is not activity)
 
     async def wait_for_session(self) -> AgentActivity:
         """Return the current activity once it is idle; follows a handoff.
@@ -69,8 +82,9 @@ class IdleWatch:
             try:
                 await self.wait(activity, True, True)
             except ActivityClosedError:
-                if self._session._is_closing or self._session._activity is activity:
-                    raise
+                if self._session._is_closing or current_activity.get() is activity:
+                    raise  # the tools of an agent that leaves don't wait for the next one
+                await self._next_change(self._session._closing_fut)
                 continue
             if activity is self._session._activity:
                 return activity
@@ -86,15 +100,18 @@ class IdleWatch:
         from .agent_activity import ActivityClosedError
 
         while True:
-            if activity.closed or self._session._is_closing:
+            leaving = activity.draining and activity.scheduler.paused
+            if activity.closed or leaving or self._session._is_closing:
                 raise ActivityClosedError(f"the activity of {activity.agent.id} is closing")
             blocker = self._blocker(activity, wait_for_agent, wait_for_user)
             if blocker is None:
                 return
-            if self._change is None:
-                self._change = asyncio.get_running_loop().create_future()
-            waits = {self._change, self._session._closing_fut, *blocker}
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            await self._next_change(self._session._closing_fut, *blocker)
+
+    async def _next_change(self, *others: asyncio.Future[Any]) -> None:
+        if self._change is None:
+            self._change = asyncio.get_running_loop().create_future()
+        await asyncio.wait({self._change, *others}, return_when=asyncio.FIRST_COMPLETED)
 
     def _blocker(
         self, activity: AgentActivity, wait_for_agent: bool, wait_for_user: bool

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from ._context import _NON_BLOCKING
 
 if TYPE_CHECKING:
-    from ..llm import FunctionCall
+    from ..llm import FunctionCall, FunctionCallOutput
     from .agent_activity import AgentActivity
     from .agent_session import AgentSession
     from .fillers import Filler
+    from .run_result import RunResult
+    from .running_tool import RunningTool
     from .speech_handle import SpeechHandle
-    from .tool_executor import RunningTool, UpdatePromptArgs
+    from .tool_options import UpdatePromptArgs
 
 Userdata_T = TypeVar("Userdata_T")
 
@@ -39,7 +41,8 @@ class RunContext(Generic[Userdata_T]):
         self._activity = activity
         self._initial_step_idx = speech_handle.num_steps - 1
         self._running: RunningTool | None = None
-        self._updates: list[Any] = []
+        self._run: RunResult[Any] | None = getattr(session, "_global_run_state", None)
+        self._updates: list[tuple[FunctionCall, FunctionCallOutput]] = []
         self._fillers: list[Filler] = []
 
     @property
@@ -89,13 +92,36 @@ class RunContext(Generic[Userdata_T]):
             message: What to tell; a str is rendered through the template.
             template: `str.format` template or callable; the executor's default otherwise.
             silent: Tell the model, but don't make it speak.
+
+        Outside of a session, and once the tool has ended, the report is only recorded.
         """
         if self._running is None:
-            self._updates.append(message)
+            self._record(message, template)
             return
         for filler in self._fillers:
             filler.restart_dwell()
         await self._running.update(message, template=template, silent=silent)
+
+    def _record(
+        self, message: Any, template: str | Callable[[UpdatePromptArgs], str] | None = None
+    ) -> None:
+        """Keep a report that nobody waits for, as the pair it would be in a history."""
+        from .generation import make_tool_output
+        from .tool_options import UPDATE_TEMPLATE, render
+
+        call = self._function_call
+        call_id = f"{call.call_id}_update_{len(self._updates) + 1}"
+        call = call.model_copy(update={"call_id": call_id, "id": f"{call.id}/{call_id}"})
+        if isinstance(message, str):
+            message = render(
+                template if template is not None else UPDATE_TEMPLATE,
+                function_name=call.name,
+                call_id=self._function_call.call_id,
+                message=message,
+            )
+        output = make_tool_output(fnc_call=call, output=message, exception=None).fnc_call_out
+        if output is not None:
+            self._updates.append((call, output))
 
     @asynccontextmanager
     async def with_filler(
@@ -126,19 +152,34 @@ class RunContext(Generic[Userdata_T]):
 
     @asynccontextmanager
     async def foreground(self) -> AsyncIterator[AgentActivity]:
-        """Have the floor: waits until the conversation is idle, and keeps it so for the block."""
-        running = self._running
-        if running is not None:
-            await running.wait_for_own_reply()
-        run = self._session._global_run_state
-        guard = run._guard() if run is not None and not run.done() else None
+        """Have the floor: waits until the conversation is idle, and keeps it so for the block.
+
+        Meant for what needs the user's attention: an inline `AgentTask`, `say`, `generate_reply`.
+        Deferred replies, fillers and other tools that want the floor wait until the block ends.
+
+        Raises:
+            ActivityClosedError: When the session is closing, also while it waits.
+        """
+        run = self._run
+        current = run is not None and run is self._session._global_run_state
+        guard = run._guard() if run is not None and current and not run.done() else None
         try:
-            activity = await self._session.wait_for_idle()
-            async with self._session._idle.hold():
+            if self._running is not None:
+                await self._running.wait_for_own_reply()
+            activity = await self._wait_for_idle()
+            async with self._session._idle.hold(activity):
                 yield activity
         finally:
-            if guard is not None:
+            if guard is not None and not guard.done():
                 guard.set_result(None)
+
+    async def _wait_for_idle(self) -> AgentActivity:
+        """Wait for the tool's own agent; for whichever is on duty if the tool outlives it."""
+        running, activity = self._running, self._activity
+        if running is None or activity is None or running.executor.outlives_activities:
+            return await self._session.wait_for_idle()
+        await activity.wait_for_idle()
+        return activity
 
 
 def mark_non_blocking(call: FunctionCall) -> None:

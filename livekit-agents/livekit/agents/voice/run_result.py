@@ -105,6 +105,7 @@ class RunResult(Generic[Run_T]):
         self._fut: asyncio.Future[None] = asyncio.get_event_loop().create_future()
         self._fut.add_done_callback(lambda fut: fut.cancelled() or fut.exception())
         self._watched: set[Any] = set()
+        self._guards: dict[asyncio.Future[None], asyncio.Task[Any] | None] = {}
         self._events: list[RunEvent] = []
         self._last_handle: SpeechHandle | None = None
         self._output: Any = _NOTHING
@@ -169,7 +170,12 @@ class RunResult(Generic[Run_T]):
         task.add_done_callback(self._unwatch)
 
     def _guard(self) -> asyncio.Future[None]:
+        """Keep the run open until the returned future is resolved.
+
+        An inline task that the calling task awaits lifts it: the run may end to let the user speak.
+        """
         guard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._guards[guard] = asyncio.current_task()
         self._watch_task(guard)
         return guard
 
@@ -193,7 +199,13 @@ class RunResult(Generic[Run_T]):
         """Let the run finish while an inline task waits for the user."""
         suspended = [
             watched
-            for watched in (call.handle, call.parent.on_enter_task, call.owner)
+            for watched in (
+                call.handle,
+                call.parent.on_enter_task,
+                call.owner,
+                *(guard for guard, owner in self._guards.items() if owner is call.owner),
+                *(executor.replies.task for executor in call.parent.tool_executors),
+            )
             if watched is not None and watched in self._watched
         ]
         if call.handle is not None and call.handle not in suspended:

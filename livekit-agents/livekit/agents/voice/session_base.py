@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .session_inputs import SessionInputs
     from .session_options import AgentSessionOptions, SessionConnectOptions
     from .speech_handle import SpeechHandle
+    from .tool_executor import ToolExecutor
     from .turn import TurnDetectionMode
 
 
@@ -295,12 +296,24 @@ class SessionBase(IsolatedEmitter[EventTypes]):
     def _hears(self) -> bool:
         return self._input.audio is not None and self._input.audio_enabled
 
+    def _tool_executors(self) -> list[ToolExecutor]:
+        """Where tools run: of the agents with and below the floor, and of the session itself."""
+        stacked = self._handoffs.stacked_activities()
+        own = [executor for activity in stacked for executor in activity.tool_executors]
+        return [*own, *self._shared_executors()]
+
+    def _shared_executors(self) -> list[ToolExecutor]:
+        """Where tools run that go on through a handoff."""
+        from ..llm.async_toolset import executors
+
+        return list(executors(self._tools))
+
     def _may_go_away(self) -> bool:
         """Whether the user could go away: nothing runs for them, and they are there."""
         activity = self._activity
         if not self._started or self._is_closing:
             return False
-        if activity is not None and activity.tool_executor.running:
+        if activity is not None and any(e.running for e in self._tool_executors()):
             return False
         return self._room_io is None or bool(self._room_io._linked_and_subscribed())
 

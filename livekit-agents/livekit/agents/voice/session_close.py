@@ -22,6 +22,8 @@ from .events import CloseEvent, CloseReason
 if TYPE_CHECKING:
     from .agent_activity import AgentActivity
     from .agent_session import AgentSession
+    from .running_tool import RunningTool
+    from .tool_executor import ToolExecutor
 
 
 class SessionClose:
@@ -83,8 +85,9 @@ class SessionClose:
         handle = current_speech_handle.get()
         for activity in self._session._handoffs.stacked_activities():
             activity.scheduler.block(chain, handle)
+        for executor in self._session._tool_executors():
             for task in chain:
-                activity.tool_executor.block(task)
+                executor.block(task)
         self._signal()
 
     def _turn_forced(self) -> None:
@@ -159,8 +162,9 @@ class SessionClose:
         """Interrupt all speech, cancel what may be cancelled, and end listening beside it."""
         session = self._session
         session._handoffs.cancel_transition()
+        for executor in self._session._tool_executors():
+            executor.cancel_cancellable()
         for activity in self._activities:
-            activity.tool_executor.cancel_cancellable()
             activity.interrupt(force=True)
             for handle in activity.scheduler.live_handles():
                 handle._disarm_interruption_timeout()
@@ -186,9 +190,17 @@ class SessionClose:
             if call is not None:
                 call.task.cancel()
             await activity.drain()
-            await activity.tool_executor.drain(None)
+            await self._drain_tools(activity.tool_executors)
             if call is not None:
                 session._handoffs.hand_back(call)
+        await self._drain_tools(session._shared_executors())
+
+    async def _drain_tools(self, executors: list[ToolExecutor]) -> None:
+        """Wait for tools. Those that may be cancelled are, when their activity's turn has come."""
+        for executor in executors:
+            executor.cancel_cancellable()
+        for executor in executors:
+            await executor.drain(None)
 
     async def _wait_gracefully(self, unwinding: asyncio.Task[None]) -> None:
         """Wait for the drain until it is over, capped, escalated, or without progress for long."""
@@ -267,6 +279,8 @@ class SessionClose:
             if activity not in self._activities:
                 self._activities.append(activity)
             self._report.cut_off += [h.id for h in activity.cut_off(spare=spare)]
+        for executor in self._session._shared_executors():
+            executor.cut_off(spare=spare)
         for call in list(self._session._handoffs.stack):
             if not call.task.done():
                 call.task.cancel()
@@ -335,10 +349,16 @@ class SessionClose:
         """Phrases naming what a drain waits for: tools first, they are the usual culprits."""
         names: list[str] = []
         for activity in self._activities:
-            for tool in activity.tool_executor.unfinished():
-                names.append(f'tool "{tool.call.name}" (call {tool.call.call_id}) {what}')
+            names += [
+                _named(tool, what) for e in activity.tool_executors for tool in e.unfinished()
+            ]
             names += [f"{task.get_name()} {what}" for task in activity.scheduler.unsettled()]
-        return names
+        shared = self._session._shared_executors()
+        return [_named(tool, what) for e in shared for tool in e.unfinished()] + names
+
+
+def _named(tool: RunningTool, what: str) -> str:
+    return f'tool "{tool.call.name}" (call {tool.call.call_id}) {what}'
 
 
 def _caller_chain() -> set[asyncio.Task[Any]]:

@@ -64,6 +64,7 @@ class SpeechHandle:
         self._item_added_callbacks: list[Callable[[ChatItem], None]] = []
         self._done_callbacks: list[Callable[[SpeechHandle], None]] = []
         self._settlers: dict[object, Callable[[], None]] = {}
+        self._releasers: dict[object, Callable[[], None]] = {}
         self._interrupt_timeout_handle: asyncio.TimerHandle | None = None
         self._interruption_source: InterruptionSource | None = None
         self._holds = 0
@@ -190,6 +191,7 @@ class SpeechHandle:
             "speech not done in time after interruption, cancelling the speech arbitrarily.",
             extra={"speech_id": self._id, "timeout": INTERRUPTION_TIMEOUT},
         )
+        self._release_tools()
         self._cut_off()
 
     def _disarm_interruption_timeout(self) -> None:
@@ -340,13 +342,23 @@ class SpeechHandle:
         Returns:
             A function that takes the callback back, for the ordinary end of a step.
         """
-        key = object()
-        self._settlers[key] = callback
+        return _register(self._settlers, callback)
 
-        def undo() -> None:
-            self._settlers.pop(key, None)
+    def _on_release(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` when this speech is to end without the tools that it waits for.
 
-        return undo
+        Returns:
+            A function that takes the callback back.
+        """
+        return _register(self._releasers, callback)
+
+    def _release_tools(self) -> None:
+        """Let tools that still run go on by themselves: the speech waits for them no longer."""
+        for release in list(self._releasers.values()):
+            try:
+                release()
+            except Exception:
+                logger.exception("could not release the tools of a speech: %s", self._id)
 
     def _cut_off(self, *, spare: frozenset[asyncio.Task[Any]] = frozenset()) -> None:
         """End this speech now: save what was said, mark it done, cancel its tasks.
@@ -367,6 +379,18 @@ class SpeechHandle:
         for task in self._tasks:
             if task not in spare:
                 task.cancel()
+
+
+def _register(
+    callbacks: dict[object, Callable[[], None]], callback: Callable[[], None]
+) -> Callable[[], None]:
+    key = object()
+    callbacks[key] = callback
+
+    def undo() -> None:
+        callbacks.pop(key, None)
+
+    return undo
 
 
 async def _settled(fut: asyncio.Future[None]) -> None:

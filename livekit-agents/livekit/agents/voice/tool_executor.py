@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import time
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from typing_extensions import TypedDict
-
-from ..llm import (
-    FunctionCall,
-    FunctionCallOutput,
-    StopResponse,
-    ToolContext,
-    ToolError,
-    Toolset,
-    function_tool,
-)
-from ..llm.tool_context import ToolFlag
+from ..llm import FunctionCall, FunctionCallOutput, StopResponse, ToolContext, ToolError
 from ..log import logger
 from ..types import NOT_GIVEN, NotGivenOr
-from ..utils import is_given
-from ..utils.aio import Survivor, TaskScope, wait_until
+from ..utils.aio import Survivor, TaskScope
 from ._context import (
     InlineOwner,
     bound,
@@ -31,176 +19,34 @@ from ._context import (
     current_speech_handle,
     inline_owner,
 )
-from .deferred_replies import PendingResults, deliver
-from .events import ToolCallEnded, ToolCallStarted, ToolCallUpdated, ToolExecutionUpdatedEvent
+from .deferred_replies import DeferredReplies
+from .events import ToolCallEnded, ToolCallStarted, ToolExecutionUpdatedEvent
 from .generation import ToolExecutionOutput, make_tool_output
-from .run_context import RunContext, mark_non_blocking
+from .run_context import RunContext
+from .running_tool import RunningTool
+from .tool_duplicates import refusal
+from .tool_options import (
+    DUPLICATE_CONFIRM,
+    DUPLICATE_REJECT,
+    REPLY_INSTRUCTIONS_AT_TAIL,
+    REPLY_INSTRUCTIONS_MAYBE_COVERED,
+    UPDATE_TEMPLATE,
+    AsyncToolOptions,
+    DuplicatePromptArgs,
+    ReplyPromptArgs,
+    ToolHandlingOptions,
+    UpdatePromptArgs,
+    render,
+    template_of,
+)
+from .tool_tasks import cancel_task, get_running_tasks, has_cancellable_tool
 
 if TYPE_CHECKING:
     from .agent_activity import AgentActivity
     from .agent_session import AgentSession
     from .speech_handle import SpeechHandle
 
-
-class UpdatePromptArgs(TypedDict):
-    """What an update template may use."""
-
-    function_name: str
-    call_id: str
-    message: str
-
-
-class DuplicatePromptArgs(TypedDict):
-    """What a duplicate template may use."""
-
-    function_name: str
-    fnc_calls_json: str
-    fnc_calls_text: str
-
-
-class ReplyPromptArgs(TypedDict):
-    """What a reply template may use."""
-
-    call_ids: str
-
-
-class AsyncToolOptions(TypedDict, total=False):
-    """The texts around tools that outlive their turn: `str.format` templates or callables."""
-
-    update_template: str | Callable[[UpdatePromptArgs], str]
-    duplicate_reject_template: str | Callable[[DuplicatePromptArgs], str]
-    duplicate_confirm_template: str | Callable[[DuplicatePromptArgs], str]
-    reply_at_tail_template: str | Callable[[ReplyPromptArgs], str]
-    reply_maybe_covered_template: str | Callable[[ReplyPromptArgs], str]
-
-
-class ToolHandlingOptions(TypedDict, total=False):
-    """How tools are handled; the most specific level that sets it wins as a whole."""
-
-    async_options: AsyncToolOptions
-
-
-UPDATE_TEMPLATE = (
-    "`{function_name}` (call {call_id}) is still running. Progress so far: {message}\n"
-    "Its result will follow by itself. Tell the user only what this progress says, and do not "
-    "call the function again for the same request."
-)
-DUPLICATE_REJECT = (
-    "`{function_name}` is running already, so this call was not started:\n{fnc_calls_text}\n"
-    "Wait for its result. If, and only if, the user asks for it, a running call can be cancelled "
-    "with `lk_agents_cancel_task`."
-)
-DUPLICATE_CONFIRM = (
-    "`{function_name}` is running already, so this call was not started:\n{fnc_calls_text}\n"
-    "Ask the user whether they want it a second time. If they do, call it again with "
-    "`lk_agents_confirm_duplicate` set to true; a running call can be cancelled with "
-    "`lk_agents_cancel_task` when the user asks for that."
-)
-REPLY_INSTRUCTIONS_AT_TAIL = (
-    "New results have arrived for the calls {call_ids}. Tell the user what is new in them, "
-    "naturally and briefly, without repeating what was said before."
-)
-REPLY_INSTRUCTIONS_MAYBE_COVERED = (
-    "Results for the calls {call_ids} arrived while the conversation went on. If what was said "
-    "since does not cover them yet, tell the user what is new, naturally and briefly. If it does, "
-    "answer with nothing at all."
-)
-
-_STILL_RUNNING = "In progress: the result will follow by itself. Do not call the function again."
-
-
-class RunningTool:
-    """One tool call in progress."""
-
-    def __init__(
-        self,
-        executor: ToolExecutor,
-        call: FunctionCall,
-        ctx: RunContext[Any],
-        tool: Any,
-    ) -> None:
-        self._executor = executor
-        self._tool = tool
-        self.call = call
-        self.ctx = ctx
-        self.task: asyncio.Task[None] | None = None
-        self.output_fut: asyncio.Future[ToolExecutionOutput] = (
-            asyncio.get_running_loop().create_future()
-        )
-        self.started_at = asyncio.get_running_loop().time()
-        self.updates = 0
-        self.ended = False
-        self._reply: asyncio.Future[Any] | None = None
-
-    @property
-    def cancellable(self) -> bool:
-        """Whether it may be cancelled at any time."""
-        return bool(self._tool.info.flags & ToolFlag.CANCELLABLE)
-
-    @property
-    def released(self) -> bool:
-        """Whether the turn has gone on without its final result."""
-        return self.updates > 0
-
-    def cancel(self) -> None:
-        """Ask it to stop."""
-        if self.task is not None:
-            self.task.cancel()
-
-    async def update(self, message: Any, *, template: Any, silent: bool) -> None:
-        """Report progress; the first report releases the turn."""
-        if self.ended:
-            self.ctx._updates.append(message)
-            return
-        self.updates += 1
-        text = message
-        if isinstance(message, str):
-            text = render(
-                template if template is not None else self._executor.template("update_template"),
-                function_name=self.call.name,
-                call_id=self.call.call_id,
-                message=message,
-            )
-        output = make_tool_output(fnc_call=self.call, output=text, exception=None)
-        self._executor.announce(
-            ToolCallUpdated(
-                id=self.call.call_id
-                if self.updates == 1
-                else f"{self.call.call_id}_update_{self.updates - 1}",
-                call_id=self.call.call_id,
-                message=str(message),
-                silent=silent,
-            )
-        )
-        if silent and output.fnc_call_out is not None:
-            output.fnc_call_out.reply_required = False
-        if self.updates == 1 and not self.output_fut.done():
-            mark_non_blocking(self.call)
-            output.reply_tool_choice = "none"
-            self.output_fut.set_result(output)
-        else:
-            self._executor.deliver(self, output, suffix=f"update_{self.updates - 1}")
-
-    def release(self) -> None:
-        """Let the turn go on as if the tool had reported that it still runs."""
-        if self.output_fut.done():
-            return
-        self.updates += 1
-        mark_non_blocking(self.call)
-        output = make_tool_output(fnc_call=self.call, output=_STILL_RUNNING, exception=None)
-        if output.fnc_call_out is not None:
-            output.fnc_call_out.reply_required = False
-        logger.warning(
-            'the tool "%s" still runs after its speech was interrupted; its result will be told '
-            "later",
-            self.call.name,
-        )
-        self.output_fut.set_result(output)
-
-    async def wait_for_own_reply(self) -> None:
-        """Wait for a deferred reply to an earlier report of this tool, if one is pending."""
-        if self._reply is not None and not self._reply.done():
-            await asyncio.wait((self._reply,))
+_CANCELLED = "the call was cancelled"
 
 
 class ToolExecutor:
@@ -208,12 +54,12 @@ class ToolExecutor:
 
     def __init__(
         self,
-        owner: Any,
+        owner: AgentActivity | AgentSession[Any],
         *,
         options: NotGivenOr[ToolHandlingOptions] = NOT_GIVEN,
         name: str | None = None,
     ) -> None:
-        self._owner = owner
+        self._owner: Any = owner
         self._options = options
         self._scope = TaskScope(name or "tools")
         self._excused: dict[asyncio.Task[Any], int] = {}
@@ -222,7 +68,12 @@ class ToolExecutor:
         self._cut = False
         self._spare: frozenset[asyncio.Task[Any]] = frozenset()
         self.running: dict[str, RunningTool] = {}
-        self.pending = PendingResults()
+        self.replies = DeferredReplies(self)
+
+    @property
+    def outlives_activities(self) -> bool:
+        """Whether the tools belong to the session, and go on through a handoff."""
+        return not hasattr(self._owner, "scheduler")
 
     @property
     def session(self) -> AgentSession[Any]:
@@ -233,11 +84,15 @@ class ToolExecutor:
     @property
     def activity(self) -> AgentActivity | None:
         """Who tells late results: the owning activity, or whichever is on duty."""
-        return self._owner if hasattr(self._owner, "scheduler") else self.session._activity
+        return self.session._activity if self.outlives_activities else self._owner
 
     def spawn(self, coro: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
         """Start a task that ends with the tools."""
         return self._scope.spawn(coro, name=name)
+
+    def template(self, name: str) -> Any:
+        """A text of the options, or its default."""
+        return template_of(self._options, name)
 
     # -- starting ---------------------------------------------------------------------------------
 
@@ -254,8 +109,6 @@ class ToolExecutor:
 
         The output, in whatever way the tool ends, resolves `RunningTool.output_fut`.
         """
-        import time
-
         call.created_at = time.time()
         tool = tool_ctx.get_function_tool(call.name)
         ctx: RunContext[Any] = RunContext(
@@ -284,21 +137,22 @@ class ToolExecutor:
             running.task = self._scope.spawn(
                 self._run(running, owner), name=f'tool "{call.name}"', log_errors=False
             )
-        running.task.add_done_callback(lambda task: self._task_ended(running, task))
+        running.task.add_done_callback(lambda task: self._task_ended(running))
         return running
 
     async def _run(self, running: RunningTool, owner: InlineOwner) -> None:
         owner.claim()
-        self.announce(ToolCallStarted(function_call=running.call))
         output: Any = None
         error: BaseException | None = None
         try:
-            output = await self._call(running)
+            output = await refusal(self, running)
+            if output is None:
+                running.started = True
+                self.announce(ToolCallStarted(function_call=running.call))
+                output = await self._call(running)
         except asyncio.CancelledError as cancelled:
             # a tool may raise it by itself, or be cancelled as CANCELLABLE: either way it ended
-            error = cancelled
-            if not running.ended:
-                self._finish(running, output, error)
+            self._finish(running, None, cancelled)
             raise
         except Exception as raised:
             error = raised
@@ -312,42 +166,46 @@ class ToolExecutor:
 
         mock = find_mock(running.ctx.session, running.call.name)
         args, kwargs = prepare_function_arguments(
-            fnc=running._tool,
+            fnc=running.tool,
             json_arguments=running.call.arguments,
             call_ctx=running.ctx,
             fnc_call=running.call,
         )
         if mock is not None:
-            return await mock(running._tool, args, kwargs)
-        return await run_tool(running._tool, args, kwargs)
+            return await mock(running.tool, args, kwargs)
+        return await run_tool(running.tool, args, kwargs)
 
-    def _task_ended(self, running: RunningTool, task: asyncio.Task[None]) -> None:
-        if not running.ended:  # cancelled before it ran at all
-            self._finish(running, None, asyncio.CancelledError())
+    # -- ending of one tool -----------------------------------------------------------------------
+
+    def _task_ended(self, running: RunningTool) -> None:
+        self._finish(running, None, asyncio.CancelledError())  # cancelled before it ran at all
         self._wake()
 
     def _finish(self, running: RunningTool, output: Any, error: BaseException | None) -> None:
-        """The tool has ended: resolve its output, or deliver it later if the turn went on."""
+        """The tool has ended: resolve its output, or deliver it later if the turn went on. Once."""
         if running.ended:
             return
         running.ended = True
         self.running.pop(running.call.call_id, None)
         cancelled = isinstance(error, asyncio.CancelledError)
-        result = make_tool_output(
-            fnc_call=running.call, output=output, exception=None if cancelled else error
-        )
-        if cancelled and result.fnc_call_out is not None:
-            result.fnc_call_out.reply_required = False
+        if cancelled and running.released:
+            result = self._cancelled_output(running, _CANCELLED)
+        else:
+            result = make_tool_output(
+                fnc_call=running.call, output=output, exception=None if cancelled else error
+            )
         self._announce_end(running, result, cancelled=cancelled)
         if not running.output_fut.done():
             running.output_fut.set_result(result)
-        elif not cancelled:
+        else:
             self.deliver(running, result, suffix="final")
         self._after_tool()
 
     def _announce_end(
         self, running: RunningTool, result: ToolExecutionOutput, *, cancelled: bool
     ) -> None:
+        if not running.started:
+            return
         out = result.fnc_call_out
         silent = cancelled or isinstance(result.raw_exception, StopResponse)
         message = None if silent or out is None or not out.output else out.output
@@ -365,7 +223,7 @@ class ToolExecutor:
     def _after_tool(self) -> None:
         state = self.session._state
         if not self.running and not self.session._is_closing and not state.away_armed:
-            state.arm_away()
+            state.arm_away()  # looks at the other executors, too
 
     def announce(self, update: Any) -> None:
         """Emit `tool_execution_updated`; nothing once the tools were cut off."""
@@ -373,53 +231,16 @@ class ToolExecutor:
             self.session._progress.touch()
             self.session.emit("tool_execution_updated", ToolExecutionUpdatedEvent(update=update))
 
-    def template(self, name: str) -> Any:
-        """A text of the options, or its default."""
-        defaults = {
-            "update_template": UPDATE_TEMPLATE,
-            "duplicate_reject_template": DUPLICATE_REJECT,
-            "duplicate_confirm_template": DUPLICATE_CONFIRM,
-            "reply_at_tail_template": REPLY_INSTRUCTIONS_AT_TAIL,
-            "reply_maybe_covered_template": REPLY_INSTRUCTIONS_MAYBE_COVERED,
-        }
-        options = self._options if is_given(self._options) else ToolHandlingOptions()
-        given = cast("dict[str, Any]", options.get("async_options", {}))
-        return given.get(name, defaults[name])
-
-    # -- results that come after their turn --------------------------------------------------------
-
     def deliver(self, running: RunningTool, output: ToolExecutionOutput, *, suffix: str) -> None:
         """Put a late result into the history, and have the agent tell it when there is room."""
-        if self._cut or output.fnc_call_out is None:
-            return
-        deliver(self, running, output, suffix=suffix)
+        if not self._cut:
+            self.replies.deliver(running, output, suffix=suffix)
 
     def placeholders(self) -> list[tuple[FunctionCall, FunctionCallOutput]]:
         """For each running tool a call and an output that say so, for the next request only."""
-        pairs: list[tuple[FunctionCall, FunctionCallOutput]] = []
-        for tool in self.running.values():
-            call = tool.call
-            pairs.append(
-                (
-                    call.model_copy(
-                        update={
-                            "id": f"{call.id}_running",
-                            "extra": {**call.extra, "lk_running": True},
-                        }
-                    ),
-                    FunctionCallOutput(
-                        id=f"{call.id}_running_output",
-                        name=call.name,
-                        call_id=call.call_id,
-                        output=_STILL_RUNNING,
-                        is_error=False,
-                        reply_required=False,
-                    ),
-                )
-            )
-        return pairs
+        return [tool.placeholder() for tool in self.running.values()]
 
-    # -- ending -----------------------------------------------------------------------------------
+    # -- ending of all ----------------------------------------------------------------------------
 
     def unfinished(self) -> list[RunningTool]:
         """The tools a drain still waits for."""
@@ -471,35 +292,36 @@ class ToolExecutor:
         return []
 
     def cut_off_output(self, tool: RunningTool) -> ToolExecutionOutput | None:
-        """The output of a tool that a close cuts off: cancelled, as far as the history knows."""
+        """The output of a tool that a close cuts off: cancelled, as far as the history knows.
+
+        Returns:
+            None if the turn does not wait for this tool.
+        """
         if tool.ended or tool.output_fut.done():
             return None
+        output = self._cut_off(tool)
+        tool.output_fut.set_result(output)
+        return output
+
+    def _cut_off(self, tool: RunningTool) -> ToolExecutionOutput:
         tool.ended = True
         self.running.pop(tool.call.call_id, None)
-        output = make_tool_output(
-            fnc_call=tool.call,
-            output=None,
-            exception=ToolError("the call was cancelled, the session closed before it ended"),
-        )
+        output = self._cancelled_output(tool, f"{_CANCELLED}, its session or agent ended before it")
+        self._announce_end(tool, output, cancelled=True)
+        return output
+
+    def _cancelled_output(self, tool: RunningTool, text: str) -> ToolExecutionOutput:
+        output = make_tool_output(fnc_call=tool.call, output=None, exception=ToolError(text))
         if output.fnc_call_out is not None:
             output.fnc_call_out.reply_required = False
-        self._announce_end(tool, output, cancelled=True)
-        tool.output_fut.set_result(output)
         return output
 
     def cut_off(self, *, spare: frozenset[asyncio.Task[Any]] = frozenset()) -> None:
         """Cancel every tool now, without waiting; what they still do reaches nothing."""
         for tool in list(self.running.values()):
-            self.cut_off_output(tool)
-            if not tool.ended:  # it was released earlier; its final result will not come
-                tool.ended = True
-                self.announce(
-                    ToolCallEnded(
-                        id=f"{tool.call.call_id}_final",
-                        call_id=tool.call.call_id,
-                        status="cancelled",
-                    )
-                )
+            if self.cut_off_output(tool) is None and not tool.ended:
+                # it was released earlier, and the history still says that its result will follow
+                self.deliver(tool, self._cut_off(tool), suffix="final")
         self.running.clear()
         self._cut = self._closed = True
         self._spare |= spare
@@ -512,59 +334,21 @@ class ToolExecutor:
         return await self._scope.cancel(timeout, spare=self._spare)
 
 
-def render(template: Any, **values: str) -> str:
-    """Fill a `str.format` template, or call a callable one."""
-    return str(template(values)) if callable(template) else str(template).format(**values)
-
-
-def has_cancellable_tool(tools: list[Any]) -> bool:
-    """Whether any tool, nested ones included, is flagged `CANCELLABLE`."""
-    for tool in tools:
-        if isinstance(tool, Toolset):
-            if has_cancellable_tool(list(tool.tools)):
-                return True
-        elif getattr(getattr(tool, "info", None), "flags", ToolFlag.NONE) & ToolFlag.CANCELLABLE:
-            return True
-    return False
-
-
-def _executors(session: AgentSession[Any]) -> list[ToolExecutor]:
-    activity = session._activity
-    return [activity.tool_executor] if activity is not None else []
-
-
-@function_tool(name="lk_agents_cancel_task")
-async def cancel_task(ctx: RunContext[Any], call_id: str) -> str:
-    """Cancel a running function call. Only when the user asks for it.
-
-    Args:
-        call_id: The id of the call to cancel.
-    """
-    for executor in _executors(ctx.session):
-        tool = executor.running.get(call_id)
-        if tool is None:
-            continue
-        if not tool.cancellable:
-            raise ToolError(f"the call {call_id} of {tool.call.name} can't be cancelled")
-        if not tool.ctx.speech_handle.allow_interruptions and not tool.ctx.speech_handle.done():
-            raise ToolError(f"the call {call_id} belongs to speech that can't be interrupted")
-        tool.cancel()
-        if tool.task is not None:
-            await wait_until(tool.task, 5.0)
-        return f"cancelled {tool.call.name} ({call_id})"
-    raise ToolError(f"there is no running call {call_id}")
-
-
-@function_tool(name="lk_agents_get_running_tasks")
-async def get_running_tasks(ctx: RunContext[Any]) -> list[dict[str, Any]]:
-    """List the function calls that are running and can be cancelled."""
-    return [
-        {
-            "call_id": tool.call.call_id,
-            "function_name": tool.call.name,
-            "arguments": json.loads(tool.call.arguments or "{}"),
-        }
-        for executor in _executors(ctx.session)
-        for tool in executor.running.values()
-        if tool.cancellable
-    ]
+__all__ = [
+    "DUPLICATE_CONFIRM",
+    "DUPLICATE_REJECT",
+    "REPLY_INSTRUCTIONS_AT_TAIL",
+    "REPLY_INSTRUCTIONS_MAYBE_COVERED",
+    "UPDATE_TEMPLATE",
+    "AsyncToolOptions",
+    "DuplicatePromptArgs",
+    "ReplyPromptArgs",
+    "RunningTool",
+    "ToolExecutor",
+    "ToolHandlingOptions",
+    "UpdatePromptArgs",
+    "cancel_task",
+    "get_running_tasks",
+    "has_cancellable_tool",
+    "render",
+]

@@ -162,13 +162,14 @@ class UserTurns:
         return await self._reply(turn, chat_ctx)
 
     async def _interrupt_background(self) -> None:
-        """Speeches that only wait for their tools give way to the user."""
+        """Speeches that only wait for their tools give way to the user; the tools go on."""
         waiting = [
             handle.interrupt(source="user_turn")
             for handle in list(self._activity.scheduler.background)
             if handle.allow_interruptions and not handle.done()
         ]
         for handle in waiting:
+            handle._release_tools()
             await handle
 
     async def _make_room(self, turn: _Turn) -> bool:
@@ -186,7 +187,8 @@ class UserTurns:
             self._keep(turn)
             return False
         self._activity.barge_in.end_with_interruption(source="user_turn")
-        await speech.interrupt(source="user_turn")
+        speech.interrupt(source="user_turn")._release_tools()
+        await speech
         if activity.realtime_llm_session is not None:
             activity.realtime_llm_session.interrupt()
         return True

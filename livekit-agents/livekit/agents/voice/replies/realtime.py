@@ -242,6 +242,7 @@ class RealtimeReply:
     async def run(self, event: GenerationCreatedEvent) -> None:
         """Play the messages, run the tools, and give the model their results."""
         forget = self._handle._on_cut_off(self.settle)
+        keep_tools = self._handle._on_release(self._release_tools)
         try:
             await self._run(event)
         except RealtimeError as error:
@@ -251,6 +252,7 @@ class RealtimeReply:
             logger.exception("a realtime reply failed", extra={"speech_id": self._handle.id})
         finally:
             forget()
+            keep_tools()
             await self._scope.cancel(CHILD_GRACE)
             settle_state(self._activity, self._handle)
 
@@ -395,13 +397,14 @@ class RealtimeReply:
             playback.settle()
             self._commit(message_id, playback)
         if self._tools is not None:
-            for tool in self._tools.running:
-                output = self._activity.tool_executor.cut_off_output(tool)
-                if output is not None:
-                    self._tools._add(output)
+            self._tools.cut_off()
             self._tools.commit(reply_allowed=False)
 
     # -- tools ------------------------------------------------------------------------------------
+
+    def _release_tools(self) -> None:
+        if self._tools is not None:
+            self._tools.release()
 
     async def _answer_tools(self) -> None:
         """Give the model the results of its tools, and let it comment on them."""

@@ -73,6 +73,7 @@ class ReplyStep:
             output.transcription if output.transcription_enabled else None
         )
         self._expressive = activity.expressive_options
+        self._instructions = activity.agent.instructions
         self._chat_ctx = self._build_context()
         self._tool_ctx = ToolContext(request.tools)
         self._tools: list[Tool] = self._tool_ctx.flatten()
@@ -101,10 +102,12 @@ class ReplyStep:
     async def run(self) -> ReplyRequest | None:
         """Run the step. Returns the request of the next one (the reply to its tools), or None."""
         forget = self._handle._on_cut_off(self.settle)
+        keep_tools = self._handle._on_release(self._tool_loop.release)
         try:
             return await self._run()
         finally:
             forget()
+            keep_tools()
             if self._llm.error is not None:
                 self._handle._set_error(self._llm.error)
             if asyncio.current_task() in self._handle._tasks and self._handle._was_cut_off:
@@ -154,6 +157,7 @@ class ReplyStep:
 
     async def _interrupted(self, tools: asyncio.Task[None]) -> None:
         """Keep the results of tools that end in time; nothing more is said."""
+        self._llm.end()  # calls that were not started yet are dropped
         if self._tool_loop.running:
             self._handle._mark_generation_done()
             await asyncio.wait((tools,))
@@ -208,10 +212,19 @@ class ReplyStep:
             )
         self._explain_markup(chat_ctx)
         mark_instructions_cache_boundary(chat_ctx)
-        for call, output in self._activity.tool_executor.placeholders():
-            if not any(getattr(i, "call_id", None) == call.call_id for i in chat_ctx.items):
-                chat_ctx.insert([call, output])
+        self._add_running_tools(chat_ctx)
         return chat_ctx
+
+    def _add_running_tools(self, chat_ctx: ChatContext) -> None:
+        """Tell the model what still runs from earlier turns, so that it does not call it again."""
+        executors = [*self._activity.tool_executors, *self._session._shared_executors()]
+        running = [pair for executor in executors for pair in executor.placeholders()]
+        if not running:
+            return
+        known = {getattr(item, "call_id", None) for item in chat_ctx.items}
+        for call, output in running:
+            if call.call_id not in known:
+                chat_ctx.insert([call, output])
 
     def _explain_markup(self, chat_ctx: ChatContext) -> None:
         if self._expressive is None or self._activity.tts is None:
@@ -230,8 +243,16 @@ class ReplyStep:
             i for i in chat_ctx.items if not str(i.id).endswith(("_running", "_running_output"))
         ]
         outputs = self._tool_loop.outputs
-        if self._activity.agent._chat_ctx.items:
-            chat_ctx.merge(self._activity.agent._chat_ctx, exclude_instructions=True)
+        agent = self._activity.agent
+        if agent._chat_ctx.items:
+            chat_ctx.merge(agent._chat_ctx, exclude_instructions=True)
+        if agent.instructions != self._instructions:
+            update_instructions(
+                chat_ctx,
+                instructions=agent.instructions,
+                add_if_missing=True,
+                modality=self._handle.input_details.modality,
+            )
         known = {item.id for item in chat_ctx.items}
         new: list[Any] = [o.fnc_call for o in outputs]
         new += [o.fnc_call_out for o in outputs if o.fnc_call_out is not None]
@@ -393,14 +414,8 @@ class ReplyStep:
         self._llm.end()
         if self._authorized_at:
             self._commit_message()
-            self._settle_running_tools()
+            self._tool_loop.cut_off()
             self._tool_loop.commit(reply_allowed=False)
-
-    def _settle_running_tools(self) -> None:
-        for tool in self._tool_loop.running:
-            output = self._activity.tool_executor.cut_off_output(tool)
-            if output is not None:
-                self._tool_loop._add(output)
 
     async def _end(self) -> None:
         """Reap the tasks of the step. What ignores it can't reach anything any more."""

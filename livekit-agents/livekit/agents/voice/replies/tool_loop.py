@@ -6,7 +6,7 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
-from ...llm import FunctionCall, ToolContext, ToolError
+from ...llm import FunctionCall, RealtimeModel, ToolContext, ToolError, Toolset
 from ...log import logger
 from ...utils.aio import Chan
 from ..events import FunctionToolsExecutedEvent
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from ...types import NotGivenOr
     from ..agent import Agent
     from ..agent_activity import AgentActivity
+    from ..running_tool import RunningTool
     from ..speech_handle import SpeechHandle
-    from ..tool_executor import RunningTool
+    from ..tool_executor import ToolExecutor
 
 
 class ToolLoop:
@@ -50,9 +51,8 @@ class ToolLoop:
     async def run(self, calls: Chan[FunctionCall]) -> None:
         """Start each call as it comes, then wait for all outputs. An interruption starts no more."""
         async for call in calls:
-            if self._handle.interrupted:
-                return
-            self._dispatch(call)
+            if not self._handle.interrupted:
+                self._dispatch(call)
         while self._running:
             await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
             # the done callbacks of the outputs have moved them over
@@ -64,12 +64,14 @@ class ToolLoop:
                 "the model called the tool %r although this reply may use no tools; ignored",
                 call.name,
             )
+            if isinstance(self._activity.llm, RealtimeModel):  # waits for an answer to every call
+                self._refuse(call, "this call was ignored: no tools may be used now")
             return
         refusal = self._refusal(call)
         if refusal is not None:
-            self._add(make_tool_output(fnc_call=call, output=None, exception=ToolError(refusal)))
+            self._refuse(call, refusal)
             return
-        tool = self._activity.tool_executor.start(
+        tool = self._executor_for(call.name).start(
             call,
             tool_ctx=self._tool_ctx,
             speech_handle=self._handle,
@@ -79,6 +81,17 @@ class ToolLoop:
         self._handle._item_added([call])
         self._running[tool.output_fut] = tool
         tool.output_fut.add_done_callback(self._on_output)
+
+    def _refuse(self, call: FunctionCall, reason: str) -> None:
+        self._add(make_tool_output(fnc_call=call, output=None, exception=ToolError(reason)))
+
+    def _executor_for(self, name: str) -> ToolExecutor:
+        """Tools of an `AsyncToolset` run in it, also when a reply names them one by one."""
+        from ...llm.async_toolset import executor_of
+
+        all_tools = [tool for tool in self._activity.tools if isinstance(tool, Toolset)]
+        toolsets = [*self._tool_ctx.toolsets, *all_tools]
+        return executor_of(name, toolsets) or self._activity.tool_executor
 
     def _refusal(self, call: FunctionCall) -> str | None:
         """Why a call can't be started, in the words the model reads; None if it can."""
@@ -95,7 +108,7 @@ class ToolLoop:
             call.extra = {**call.extra, "raw_arguments": call.arguments}
             call.arguments = "{}"  # several providers refuse a history with invalid JSON in it
             return f"Error parsing arguments for `{call.name}`: {error}"
-        call.arguments = json.dumps(arguments, ensure_ascii=False)
+        call.arguments = json.dumps(arguments, default=str)
         return None
 
     def _on_output(self, fut: asyncio.Future[ToolExecutionOutput]) -> None:
@@ -109,6 +122,23 @@ class ToolLoop:
         if output.fnc_call_out is not None:
             self._handle._item_added([output.fnc_call_out])
         self._activity.session._progress.touch()
+
+    def release(self) -> None:
+        """The turn goes on without the tools that still run; their results are told later."""
+        for tool in self.running:
+            self._leave(tool, tool.release())
+
+    def cut_off(self) -> None:
+        """The tools that still run are cut off, and the history is to say so."""
+        for tool in self.running:
+            self._leave(tool, tool.executor.cut_off_output(tool))
+
+    def _leave(self, tool: RunningTool, output: ToolExecutionOutput | None) -> None:
+        self._running.pop(tool.output_fut, None)
+        if output is None and tool.output_fut.done():  # it ended in this very moment
+            output = tool.output_fut.result()
+        if output is not None:
+            self._add(output)
 
     # -- after the step ---------------------------------------------------------------------------
 
@@ -124,6 +154,9 @@ class ToolLoop:
         outputs = [o for o in self.outputs if o.fnc_call_out is not None]
         if not outputs:
             return None
+        handovers = sum(output.agent_task is not None for output in outputs)
+        if handovers > 1:
+            logger.error("%d tools of one turn handed over to an agent, nobody does", handovers)
         if not reply_allowed:
             self._withhold_replies(outputs)
         event = FunctionToolsExecutedEvent(
@@ -150,8 +183,6 @@ class ToolLoop:
     def new_agent(self) -> Agent | None:
         """The agent that a tool handed over to, if exactly one did."""
         agents = [o.agent_task for o in self.outputs if o.agent_task is not None]
-        if len(agents) > 1:
-            logger.error("%d tools of one turn handed over to an agent, nobody does", len(agents))
         return agents[0] if len(agents) == 1 else None
 
     def reply_tool_choice(self) -> ToolChoice | None:
