@@ -18,11 +18,22 @@ if TYPE_CHECKING:
 
 _FIRST_DELAY = 0.1
 _MAX_DELAY = 10.0
+_MAX_RETRY_AFTER = 30.0
 
 
 def is_retryable(error: BaseException) -> bool:
     """Whether a further attempt could succeed: only an `APIError` that says so itself."""
     return isinstance(error, APIError) and error.retryable
+
+
+def set_retry_after(error: APIError, seconds: float | None) -> None:
+    """Note on an error how long the server asked us to wait. None: it did not say."""
+    if seconds is not None:
+        error._retry_after = seconds  # type: ignore[attr-defined]
+
+
+def _asked_delay(error: BaseException) -> float:
+    return min(getattr(error, "_retry_after", 0.0), _MAX_RETRY_AFTER)
 
 
 def backoff_delay(options: APIConnectOptions, retry: int, *, jitter: float = 1.0) -> float:
@@ -74,13 +85,15 @@ class RetryPolicy:
 
         Returns:
             Seconds to wait before the next attempt, or None when there must be none: the error is
-            not retryable, or this was the last of `max_retry + 1` attempts.
+            not retryable, or this was the last of `max_retry + 1` attempts. A server that asked for
+            more patience gets it, up to 30 s.
         """
         retry = self._failures
         self._failures += 1
         if not is_retryable(error) or retry >= self._options.max_retry:
             return None
-        return backoff_delay(self._options, retry, jitter=0.5 + 0.5 * self._rng())
+        delay = backoff_delay(self._options, retry, jitter=0.5 + 0.5 * self._rng())
+        return max(delay, _asked_delay(error))
 
     def reset(self) -> None:
         """Forget past failures: the next one counts as the first."""
