@@ -246,12 +246,13 @@ class _Opening:
         self._session = session
         self._url = url
         self._headers = headers
-        self._ws: aiohttp.ClientWebSocketResponse | None = None
+        self._ws: Any = None
 
     async def run(self) -> aiohttp.ClientWebSocketResponse:
         options: dict[str, Any] = {"headers": self._headers, "heartbeat": HEARTBEAT}
-        self._ws = await self._session.ws_connect(self._url, **options)
-        return self._ws
+        ws: Any = await self._session.ws_connect(self._url, **options)  # generic in some versions
+        self._ws = ws
+        return ws  # type: ignore[no-any-return]
 
     def discard(self) -> None:
         if self._ws is not None:

@@ -76,7 +76,7 @@ def decode_client(data: str | bytes) -> ClientMessage | UnknownMessage:
         return SessionClose()
     if kind != "session.create":
         return UnknownMessage(kind)
-    settings = Fields(fields.object("settings") or {}, "session.create.settings")
+    settings = Fields(fields.mapping("settings") or {}, "session.create.settings")
     return SessionCreate(
         sample_rate=settings.integer("sample_rate", 16000),
         num_channels=settings.integer("num_channels", 1),

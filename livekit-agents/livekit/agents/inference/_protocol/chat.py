@@ -70,7 +70,7 @@ def decode_chunk(data: str) -> CompletionChunk | ServerError | None:
     if fields.values.get("error") is not None:
         return read_error(fields.values["error"])
     choices = fields.objects("choices") or []
-    usage = fields.object("usage")
+    usage = fields.mapping("usage")
     return CompletionChunk(
         id=fields.text("id"),
         deltas=tuple(delta for choice in choices if (delta := _read_choice(choice)) is not None),
@@ -105,7 +105,7 @@ def _status(value: object) -> int | None:
 
 
 def _read_choice(choice: Fields) -> Delta | None:
-    values = choice.object("delta")
+    values = choice.mapping("delta")
     if values is None:
         return None
     delta = Fields(values, "delta")
@@ -117,7 +117,7 @@ def _read_choice(choice: Fields) -> Delta | None:
             if (call := _read_tool_call(entry)) is not None
         ),
         finish_reason=choice.optional_text("finish_reason"),
-        extra=delta.object("extra_content"),
+        extra=delta.mapping("extra_content"),
     )
 
 
@@ -138,7 +138,7 @@ def _content(delta: Fields) -> str | None:
 
 
 def _read_tool_call(entry: Fields) -> ToolCallDelta | None:
-    function = entry.object("function")
+    function = entry.mapping("function")
     if function is None:
         return None
     call = Fields(function, "tool_calls.function")
@@ -147,14 +147,14 @@ def _read_tool_call(entry: Fields) -> ToolCallDelta | None:
         id=entry.optional_text("id"),
         name=call.optional_text("name"),
         arguments=call.text("arguments"),
-        extra=entry.object("extra_content"),
+        extra=entry.mapping("extra_content"),
     )
 
 
 def _read_usage(usage: Fields, service_tier: str | None) -> Usage:
-    prompt = Fields(usage.object("prompt_tokens_details") or {}, "prompt_tokens_details")
+    prompt = Fields(usage.mapping("prompt_tokens_details") or {}, "prompt_tokens_details")
     completion = Fields(
-        usage.object("completion_tokens_details") or {}, "completion_tokens_details"
+        usage.mapping("completion_tokens_details") or {}, "completion_tokens_details"
     )
     return Usage(
         completion_tokens=usage.integer("completion_tokens"),

@@ -119,11 +119,11 @@ def decode_client(text: str | bytes) -> ClientMessage | UnknownMessage:
     if kind == "session.create":
         return _read_create(fields)
     if kind == "session.update":
-        settings = Fields(fields.object("settings") or {}, kind)
+        settings = Fields(fields.mapping("settings") or {}, kind)
         return SessionUpdate(
             model=settings.optional_text("model"),
             language=settings.optional_text("language"),
-            extra=settings.object("extra"),
+            extra=settings.mapping("extra"),
         )
     if kind == "session.finalize":
         return SessionFinalize()
@@ -133,13 +133,13 @@ def decode_client(text: str | bytes) -> ClientMessage | UnknownMessage:
 
 
 def _read_create(fields: Fields) -> SessionCreate:
-    settings = Fields(fields.object("settings") or {}, "session.create.settings")
-    connection = Fields(fields.object("connection") or {}, "session.create.connection")
-    fallback = Fields(fields.object("fallback") or {}, "session.create.fallback").objects("models")
+    settings = Fields(fields.mapping("settings") or {}, "session.create.settings")
+    connection = Fields(fields.mapping("connection") or {}, "session.create.connection")
+    fallback = Fields(fields.mapping("fallback") or {}, "session.create.fallback").objects("models")
     return SessionCreate(
         sample_rate=read_sample_rate(settings, default=16000),
         encoding=settings.text("encoding", "pcm_s16le"),
-        extra=settings.object("extra") or {},
+        extra=settings.mapping("extra") or {},
         language=settings.optional_text("language"),
         model=fields.optional_text("model"),
         fallback=None if fallback is None else tuple(item.values for item in fallback),
@@ -265,7 +265,7 @@ def _read_transcript(kind: TranscriptKind, fields: Fields) -> Transcript:
         confidence=fields.number("confidence", 1.0),
         speaker_id=fields.optional_text("speaker_id"),
         words=None if words is None else tuple(map(_read_word, words)),
-        extra=fields.object("extra"),
+        extra=fields.mapping("extra"),
     )
 
 

@@ -96,24 +96,24 @@ def decode_client(text: str | bytes) -> ClientMessage | UnknownMessage:
     fields = decode(text)
     kind = fields.type
     if kind == "input_transcript":
-        config = Fields(fields.object("generation_config") or {}, kind)
+        config = Fields(fields.mapping("generation_config") or {}, kind)
         return InputTranscript(
             transcript=fields.text("transcript"),
             voice=config.optional_text("voice"),
             model=config.optional_text("model"),
             language=config.optional_text("language"),
-            extra=fields.object("extra") or {},
+            extra=fields.mapping("extra") or {},
         )
     if kind == "session.flush":
         return SessionFlush()
     if kind != "session.create":
         return UnknownMessage(kind)
-    connection = Fields(fields.object("connection") or {}, "session.create.connection")
-    fallback = Fields(fields.object("fallback") or {}, "session.create.fallback").objects("models")
+    connection = Fields(fields.mapping("connection") or {}, "session.create.connection")
+    fallback = Fields(fields.mapping("fallback") or {}, "session.create.fallback").objects("models")
     return SessionCreate(
         sample_rate=read_sample_rate(fields, default=24000),
         encoding=fields.text("encoding", "pcm_s16le"),
-        extra=fields.object("extra") or {},
+        extra=fields.mapping("extra") or {},
         voice=fields.optional_text("voice"),
         model=fields.optional_text("model"),
         language=fields.optional_text("language"),

@@ -141,7 +141,7 @@ class Fields:
             self.refuse(key, "an integer", value)
         return value
 
-    def object(self, key: str) -> dict[str, Any] | None:
+    def mapping(self, key: str) -> dict[str, Any] | None:
         """A JSON object, or None."""
         value = self.values.get(key)
         if value is not None and not isinstance(value, dict):
