@@ -15,8 +15,9 @@ from ..metrics import ModelUsageCollector
 from ..types import NOT_GIVEN, NotGiven, NotGivenOr
 from ..utils import is_given
 from ..utils.aio import TaskScope
+from ..utils.aio.task_scope import Ledger, current_ledger
 from . import session_start
-from ._context import neutral
+from ._context import bound, neutral
 from .agent import resolve_llm, resolve_stt, resolve_tts
 from .closing import ClosePlan, Progress, Step
 from .events import (
@@ -260,6 +261,7 @@ class AgentSession(SessionBase, Generic[Userdata_T]):
 
     def _begin_life(self) -> None:
         """Forget whatever a former run left behind."""
+        self._ledger = Ledger()
         self._scope = TaskScope("session")
         self._activity_lock = asyncio.Lock()
         self._handoffs = Handoffs(self, self._scope)
@@ -628,7 +630,7 @@ class AgentSession(SessionBase, Generic[Userdata_T]):
         if not self._started and self._start_task is None:
             return
         self._close = SessionClose(self, reason=reason, drain=drain, error=error)
-        with neutral():
+        with neutral(), bound(current_ledger, self._ledger):
             self._closing_task = self._close_scope.spawn(
                 self._aclose_impl(reason=reason, drain=drain, error=error), name="close session"
             )

@@ -115,14 +115,9 @@ class CloseReport(BaseModel):
         """Whether nothing was cut off, timed out, failed or left behind."""
         return not (self.cut_off or self.survivors) and all(s.outcome == "ok" for s in self.steps)
 
-    def add_survivors(self, survivors: Iterable[Survivor]) -> None:
-        """Record abandoned tasks, each once."""
-        for survivor in survivors:
-            entry = CloseSurvivor.model_validate(survivor)
-            if not any(
-                known.stack == entry.stack and known.name == entry.name for known in self.survivors
-            ):
-                self.survivors.append(entry)
+    def add_survivor(self, survivor: Survivor) -> None:
+        """Record an abandoned task."""
+        self.survivors.append(CloseSurvivor.model_validate(survivor))
 
 
 StepAction = Callable[[], "Awaitable[Any] | None"]
@@ -162,6 +157,7 @@ class ClosePlan:
 
     def __post_init__(self) -> None:
         self._scope = TaskScope("session close")
+        self._survivors: list[Survivor] = []
 
     def beside(self, coro: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run a part of the plan beside the rest. Its failure is logged and recorded."""
@@ -249,9 +245,12 @@ class ClosePlan:
         logger.debug("close step %s: %s in %.3f s", name, outcome, seconds)
 
     def survived(self, survivors: Iterable[Survivor]) -> None:
-        """Record tasks that were abandoned, and name them in the closing warning."""
+        """Record tasks that were abandoned, each once, and name them in the closing warning."""
         for survivor in survivors:
-            self.report.add_survivors([survivor])
+            if any(survivor is known for known in self._survivors):
+                continue
+            self._survivors.append(survivor)
+            self.report.add_survivor(survivor)
             self.culprits.append(
                 f'task "{survivor.name}" ({survivor.owner}) ignored cancellation, '
                 f"running for {survivor.age:.1f} s"

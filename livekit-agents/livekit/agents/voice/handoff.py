@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..llm import AgentHandoff, ToolError
 from ..log import logger
 from ..utils.aio import TaskScope
+from ..utils.aio.task_scope import current_ledger
 from ._context import (
+    bound,
     current_activity,
     current_speech_handle,
     may_await_inline_task,
@@ -75,7 +77,7 @@ class Handoffs:
         """Queue a transition to `agent` behind those already requested."""
         self._requested += 1
         previous = self._transition
-        with neutral():
+        with neutral(), bound(current_ledger, self._session._ledger):
             self._transition = self._scope.spawn(
                 self._run_transition(agent, previous),
                 name=f"handoff to {agent.id}",

@@ -183,6 +183,7 @@ class AudioOutput(ABC, IsolatedEmitter[_AudioEvents]):
         self._captured_segments = 0
         self._finished_segments = 0
         self._settled_late = 0
+        self._reports_start = False
         self._last_finished = PlaybackFinishedEvent(playback_position=0.0, interrupted=False)
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._segment_pushed = 0.0
@@ -284,6 +285,7 @@ class AudioOutput(ABC, IsolatedEmitter[_AudioEvents]):
     def on_playback_started(self, *, created_at: float) -> None:
         """Sinks call it when the first sound of a segment plays. `created_at`: epoch seconds."""
         self._segment_started_at = created_at
+        self._reports_start = True
         self.emit("playback_started", PlaybackStartedEvent(created_at=created_at))
 
     def on_playback_progressed(self, *, started_at: float, offset: float, duration: float) -> None:
@@ -306,10 +308,11 @@ class AudioOutput(ABC, IsolatedEmitter[_AudioEvents]):
         )
 
     def _record_finished(self, event: PlaybackFinishedEvent) -> None:
-        if self._settled_late:
+        if self._settled_late and not self._finishes_present_segment():
             self._settled_late -= 1  # was settled when the wait for it was given up
             logger.debug("%s finished a segment that was given up before", self._label)
             return
+        self._settled_late = 0  # finishes come in order: what was given up is lost
         if self._pending_playback_count <= 0:
             logger.warning(
                 "%s reported a segment finished, but none is pending; ignored", self._label
@@ -319,6 +322,11 @@ class AudioOutput(ABC, IsolatedEmitter[_AudioEvents]):
         self._last_finished = event
         self._wake_waiters()
         self.emit("playback_finished", event)
+
+    def _finishes_present_segment(self) -> bool:
+        """Whether a finish is one of the present segment, rather than a late one of an earlier."""
+        started = self._segment_started_at is not None or not self._reports_start
+        return started and self._pending_playback_count > 0
 
     async def wait_for_playout(self) -> PlaybackFinishedEvent:
         """Return when every segment accepted so far has finished, with the last finish.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..log import logger
 from ..utils.aio import TaskScope
+from ..utils.aio.task_scope import current_ledger
 from ._context import (
     TaskMark,
     bound,
@@ -195,6 +196,7 @@ class SpeechScheduler:
                 bound(current_speech_handle, speech_handle),
                 bound(current_function_call, None),
                 bound(speech_task, mark),
+                bound(current_ledger, activity.session._ledger),
             ):
                 task = mark.task = self._scope.spawn(coro, name=name)
         self._task_handles[task] = speech_handle

@@ -204,6 +204,7 @@ class SessionBase(IsolatedEmitter[EventTypes]):
     # -- inside ---------------------------------------------------------------------------------
 
     def _activity_or_raise(self) -> AgentActivity:
+        self._refuse_former_life()
         if self._activity is None:
             raise RuntimeError("AgentSession isn't running")
         return self._activity
@@ -217,7 +218,6 @@ class SessionBase(IsolatedEmitter[EventTypes]):
 
     def _activity_for_speech(self, method: str) -> AgentActivity:
         """The activity that speaks now: the current one, or the next one of a handoff."""
-        self._refuse_former_life()
         activity = self._activity_or_raise()
         leaving = current_activity.get()
         if in_exit_hook.get() and leaving is not None and not leaving.closed:
@@ -325,15 +325,16 @@ class SessionBase(IsolatedEmitter[EventTypes]):
     def _on_error(self, error: Any, source: Any) -> None:
         """A component failed: tell the handlers, and close when it can't be borne any longer."""
         self.emit("error", ErrorEvent(error=error, source=source))
-        if self._is_closing or getattr(error, "recoverable", False):
+        if getattr(error, "recoverable", False):
             return
         kind = str(getattr(error, "type", "")).removesuffix("_error")
         if kind in ("llm", "stt", "tts") and not self._errors.count(kind):
             return
         cause = getattr(error, "error", error)
-        logger.error(
-            "AgentSession is closing due to unrecoverable error: %s", cause, exc_info=cause
-        )
+        if self._close is None or self._close.graceful:
+            logger.error(
+                "AgentSession is closing due to unrecoverable error: %s", cause, exc_info=cause
+            )
         self._close_soon(reason=CloseReason.ERROR, error=error)
 
     def _on_handoff_failed(self, agent: Agent, error: Exception) -> None:

@@ -318,9 +318,12 @@ class SessionClose:
     async def _leave_room(self) -> None:
         """Host and room go last: a `close` handler may still use them."""
         plan, session = self._plan, self._session
-        await plan.run(*session._room_steps(), deadline=Deadline(self._left(self._budgets.whole)))
-        plan.survived(await session._scope.cancel(KILL / 2, spare=frozenset(self._spare)))
-        await plan.sweep()
+        left = self._left(self._budgets.whole)
+        await plan.run(*session._room_steps(), deadline=Deadline(max(0.0, left - KILL)))
+        spare = frozenset(self._spare)
+        plan.survived(await session._scope.cancel(KILL / 4, spare=spare))
+        await plan.sweep(KILL / 4)
+        plan.survived(await session._ledger.settle(KILL / 4, spare=spare))
 
     def _finish(self) -> None:
         self._session._end_life(frozenset(self._spare), self._error)

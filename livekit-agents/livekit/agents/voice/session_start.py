@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ..log import logger
 from ..types import NotGivenOr
 from ..utils import is_given
+from ..utils.aio.task_scope import current_ledger
+from ._context import bound
 from .closing import Step
 from .events import CloseReason
 from .session_options import resolve_recording
@@ -63,9 +65,10 @@ async def start(session: AgentSession[Any], request: StartRequest) -> RunResult[
         return None
     session._begin_life()
     run = _begin_run(session) if request.capture_run else None
-    task = session._start_task = session._scope.spawn(
-        _start(session, request), name="start session", log_errors=False
-    )
+    with bound(current_ledger, session._ledger):
+        task = session._start_task = session._scope.spawn(
+            _start(session, request), name="start session", log_errors=False
+        )
     try:
         await asyncio.wait((task,))
     except asyncio.CancelledError:

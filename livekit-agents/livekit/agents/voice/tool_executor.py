@@ -11,6 +11,7 @@ from ..llm import FunctionCall, FunctionCallOutput, StopResponse, ToolContext, T
 from ..log import logger
 from ..types import NOT_GIVEN, NotGivenOr
 from ..utils.aio import Survivor, TaskScope
+from ..utils.aio.task_scope import current_ledger
 from ._context import (
     InlineOwner,
     bound,
@@ -133,6 +134,7 @@ class ToolExecutor:
             bound(current_speech_handle, speech_handle),
             bound(current_function_call, call),
             bound(inline_owner, owner),
+            bound(current_ledger, session._ledger),
         ):
             running.task = self._scope.spawn(
                 self._run(running, owner), name=f'tool "{call.name}"', log_errors=False

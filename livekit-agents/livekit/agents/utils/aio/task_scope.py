@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Collection, Coroutine, Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, TypeVar
@@ -17,11 +18,13 @@ from ...log import logger
 
 __all__ = [
     "Deadline",
+    "Ledger",
     "Survivor",
     "TaskScope",
     "abandon",
     "abandoned",
     "await_stack",
+    "current_ledger",
     "is_abandoned",
     "run_bounded",
     "wait_until",
@@ -265,6 +268,8 @@ class TaskScope:
     def _request(self, task: asyncio.Task[Any]) -> None:
         self._requests[task] = self._requests.get(task, 0) + 1
         task.cancel()
+        if (ledger := current_ledger.get()) is not None:
+            ledger.enter(task, self._owner, started=self._tasks.get(task))
 
     def _abandon(self, task: asyncio.Task[Any]) -> Survivor:
         started = self._tasks.pop(task, None)
@@ -366,6 +371,8 @@ def abandon(task: asyncio.Future[Any], owner: str, *, started: float | None = No
     )
     _abandoned[task] = survivor
     task.add_done_callback(_ended_late)
+    if (ledger := current_ledger.get()) is not None:
+        ledger.enter(task, owner, started=started)
     return survivor
 
 
@@ -410,6 +417,57 @@ def await_stack(task: asyncio.Future[Any]) -> str:
     if awaited is not None:
         lines.append(f"  awaiting {awaited!r}\n")
     return "".join(lines)
+
+
+class Ledger:
+    """Tasks that were asked to end and have not, of everything that one owner had started.
+
+    A scope can't always see its tasks to their end: whoever waits for them may be cancelled, or may
+    have no time to wait. Code that runs with a ledger bound to `current_ledger` enters them there,
+    and the owner of the ledger settles it when all else has ended.
+    """
+
+    __slots__ = ("_tasks",)
+
+    def __init__(self) -> None:
+        self._tasks: dict[asyncio.Future[Any], tuple[str, float | None]] = {}
+
+    def enter(self, task: asyncio.Future[Any], owner: str, *, started: float | None) -> None:
+        """Remember a task until it ends. Idempotent."""
+        if task not in self._tasks and not task.done():
+            self._tasks[task] = (owner, started)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Future[Any]) -> None:
+        self._tasks.pop(task, None)
+
+    async def settle(
+        self, timeout: float, *, spare: Collection[asyncio.Task[Any]] = ()
+    ) -> list[Survivor]:
+        """Cancel what is left once more, wait at most ``timeout`` seconds, and abandon the rest.
+
+        Args:
+            timeout: seconds.
+            spare: tasks to leave alone.
+
+        Returns:
+            All tasks of the ledger that still run, those abandoned earlier included.
+        """
+        left = [task for task in _others(self._tasks) if task not in spare]
+        asked = [task for task in left if not is_abandoned(task)]
+        for task in asked:
+            task.cancel()
+        await wait_until(asked, timeout)
+        return [
+            abandon(task, owner, started=started)
+            for task in left
+            if not task.done()
+            for owner, started in [self._tasks[task]]
+        ]
+
+
+current_ledger: ContextVar[Ledger | None] = ContextVar("lk_ledger", default=None)
+"""Where scopes enter the tasks that they asked to end; None where nobody keeps a ledger."""
 
 
 F = TypeVar("F", bound="asyncio.Future[Any]")

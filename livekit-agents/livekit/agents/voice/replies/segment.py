@@ -103,7 +103,7 @@ class SegmentPlayback:
         await wait_until(running, FORWARDER_GRACE)
         if output is None or self.captured_at is None:
             return
-        output.clear_buffer()
+        _drop_rest(output)
         if self._finished is None:
             self._finished = await output.wait_for_playout()
 
@@ -121,7 +121,7 @@ class SegmentPlayback:
         output = self._audio_output
         if output is not None and self.captured_at is not None and self._finished is None:
             try:
-                output.clear_buffer()
+                _drop_rest(output)
             except Exception:
                 logger.exception("clearing %s failed", output.label)
             self._finished = output._give_up_playout()
@@ -252,3 +252,10 @@ class SegmentPlayback:
     def playback_position(self) -> float:
         """Seconds of its audio that were played."""
         return self._finished.playback_position if self._finished is not None else 0.0
+
+
+def _drop_rest(output: AudioOutput) -> None:
+    """Close the segment where it was cut, and drop what has not been played."""
+    if output._capturing:
+        output.flush()  # else the next frame would continue this segment
+    output.clear_buffer()
