@@ -31,8 +31,11 @@ THREAD_PATIENCE = 0.1
 SOCKET_PATIENCE = 0.02
 """Real seconds to wait for sockets before a jump, or 1 % of the jump if that is less."""
 
-DEADLOCK_PATIENCE = 5.0
-"""Real seconds to wait for jobs, threads or sockets when there is no timer to jump to."""
+DEADLOCK_PATIENCE = 30.0
+"""Real seconds to wait for jobs, threads or sockets when there is no timer to jump to.
+
+Long: a first import of a media library from a cold disk may be what a thread is busy with.
+"""
 
 
 class DeadlockError(RuntimeError):
