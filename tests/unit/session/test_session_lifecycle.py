@@ -460,3 +460,15 @@ async def test_a_tool_error_is_told_and_other_errors_are_hidden() -> None:
             "An internal error occurred",
         ]
         assert all(o.is_error for o in outputs)
+
+
+async def test_a_claim_of_a_former_run_ends_without_touching_the_next_one() -> None:
+    async with running() as (session, _):
+        former = session._claim_user_turn()
+        await former.__aenter__()
+        await session.aclose()
+        await session.start(Agent(instructions="be brief"))
+        async with session._claim_user_turn():
+            await former.__aexit__(None, None, None)
+            assert session.user_state == "speaking"
+        assert session.user_state == "listening"

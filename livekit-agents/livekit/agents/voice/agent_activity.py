@@ -85,6 +85,9 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
         self._cut = False
         self._turns_blocked = False
         self._paused_for_inline = False
+        self.displaced = False
+        """Another agent took the floor while an inline task had it: what its tools still bring is
+        kept, but nothing is said any more."""
         self._on_enter_task: asyncio.Task[None] | None = None
         self._on_exit_task: asyncio.Task[None] | None = None
         self._on_enter_error: list[Callable[[BaseException], None]] = []

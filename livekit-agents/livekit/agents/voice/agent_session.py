@@ -569,13 +569,13 @@ class AgentSession(SessionBase, Generic[Userdata_T]):
     @asynccontextmanager
     async def _claim_user_turn(self) -> AsyncIterator[None]:
         """Act for the user: the user counts as speaking meanwhile. Re-entrant."""
-        self._state.claim_user_turn()
+        claim = self._state.claim_user_turn()
         try:
             yield
         finally:
             activity = self._activity
             self._state.release_user_turn(
-                silent=activity is None or activity.scheduler.user_silent.is_open
+                claim, silent=activity is None or activity.scheduler.user_silent.is_open
             )
             self._idle.changed()
 

@@ -59,6 +59,8 @@ class Handoffs:
         self._requested = 0
         self._slots: dict[AgentActivity, asyncio.Lock] = {}
         self.stack: list[InlineCall] = []
+        self._displaced: list[AgentActivity] = []
+        """Parents whose floor another agent took: they end once the code that awaited has."""
 
     # -- transitions ----------------------------------------------------------------------------
 
@@ -153,14 +155,14 @@ class Handoffs:
     # -- inline tasks ---------------------------------------------------------------------------
 
     def stacked_activities(self) -> list[AgentActivity]:
-        """The current activity, then the paused parents, innermost first."""
+        """The current activity, then the paused and displaced parents, innermost first."""
         activities: list[AgentActivity] = []
         if self._session._activity is not None:
             activities.append(self._session._activity)
-        for call in reversed(self.stack):
-            for activity in (call.activity, call.parent):
-                if activity is not None and activity not in activities and not activity.closed:
-                    activities.append(activity)
+        inline = [a for call in reversed(self.stack) for a in (call.activity, call.parent)]
+        for activity in (*inline, *self._displaced):
+            if activity is not None and activity not in activities and not activity.closed:
+                activities.append(activity)
         return activities
 
     def call_of(self, activity: AgentActivity) -> InlineCall | None:
@@ -318,14 +320,7 @@ class Handoffs:
             # the close drains the task's activity first, and then gives the floor back
             await asyncio.wait((call.released,))
             return
-        if session._current_agent is not call.task:
-            logger.warning(
-                "%s completed, but the agent has changed in the meantime: %s keeps the floor, "
-                "and the agent that awaited it is closed",
-                type(call.task).__name__,
-                session._current_agent.id if session._current_agent else "nobody",
-            )
-            self._scope.spawn(self._close_parent(call), name=f"close {call.parent.agent.id}")
+        if self._was_displaced(call):
             return
         if child.on_enter_task is not None and not child.on_enter_task.done():
             await asyncio.wait(
@@ -333,6 +328,8 @@ class Handoffs:
                 return_when=asyncio.FIRST_COMPLETED,
             )
         async with self._lock:
+            if self._was_displaced(call):  # while this waited for its turn
+                return
             reuse = await child.drain(new_activity=call.parent)
             if not session._is_closing:
                 await child.aclose()
@@ -341,6 +338,22 @@ class Handoffs:
                 await call.parent.discard(reuse)
             else:
                 await call.parent.resume(reuse_resources=reuse)
+
+    def _was_displaced(self, call: InlineCall) -> bool:
+        """Whether another agent has the floor; then the parent ends, too, when its code has."""
+        session = self._session
+        if session._current_agent is call.task and session._activity is call.activity:
+            return False
+        logger.warning(
+            "%s completed, but the agent has changed in the meantime: %s keeps the floor, "
+            "and the agent that awaited it is closed",
+            type(call.task).__name__,
+            session._current_agent.id if session._current_agent else "nobody",
+        )
+        call.parent.displaced = True
+        self._displaced.append(call.parent)
+        self._scope.spawn(self._close_parent(call), name=f"close {call.parent.agent.id}")
+        return True
 
     def hand_back(self, call: InlineCall) -> None:
         """Give the floor back to the parent: history, handoff item, current agent. Idempotent.
@@ -372,6 +385,7 @@ class Handoffs:
         if not self._session._is_closing:
             await call.parent.drain()
             await call.parent.aclose()
+            self._displaced.remove(call.parent)
 
     # -- closing --------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..log import logger
 from ..utils.aio import Deadline, wait_until
 from ._context import current_function_call, current_speech_handle, inline_owner, speech_task
-from .closing import COMMIT_MARGIN, KILL, ClosePlan, CloseReport, StallWatch, Step
+from .closing import COMMIT_MARGIN, KILL, ClosePlan, CloseReport, StallWatch, Step, a_few_turns
 from .events import CloseEvent, CloseReason
 
 if TYPE_CHECKING:
@@ -147,8 +147,8 @@ class SessionClose:
         if not unwinding.done():
             if self._hearing is None:
                 self._force()
-            allowance = self._budgets.forced_drain
-            await wait_until(unwinding, Deadline(self._left(allowance)))
+            await a_few_turns(unwinding)
+            await wait_until(unwinding, Deadline(self._left(self._budgets.forced_drain)))
         if unwinding.done():
             self._plan.note("drain", loop.time() - began, "ok")
             return

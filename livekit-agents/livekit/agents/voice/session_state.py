@@ -24,7 +24,7 @@ class ConversationState:
         self._session = session
         self._agent: AgentState = "initializing"
         self._user: UserState = "listening"
-        self._claims = 0
+        self._claims: set[object] = set()
         self._away_timer: asyncio.TimerHandle | None = None
         self._warmup_left = 0.0
         self._warmup_timer: asyncio.TimerHandle | None = None
@@ -47,7 +47,8 @@ class ConversationState:
     def reset(self) -> None:
         """The session closed: initial states, without events; no timer stays."""
         self.stop()
-        self._agent, self._user, self._claims = "initializing", "listening", 0
+        self._agent, self._user = "initializing", "listening"
+        self._claims.clear()
 
     def stop(self) -> None:
         """End the timers: a closing session waits for nobody to come back."""
@@ -85,21 +86,28 @@ class ConversationState:
         )
         self._reconsider_away()
 
-    def claim_user_turn(self) -> None:
-        """Somebody types for the user: the user counts as speaking until released."""
-        self._claims += 1
+    def claim_user_turn(self) -> object:
+        """Somebody types for the user: the user counts as speaking until the claim is released."""
+        claim = object()
+        self._claims.add(claim)
         self.set_user("speaking")
+        return claim
 
-    def release_user_turn(self, *, silent: bool) -> None:
-        """Drop one claim; with the last one the state is what is heard again."""
-        self._claims = max(0, self._claims - 1)
+    def release_user_turn(self, claim: object, *, silent: bool) -> None:
+        """Drop a claim; with the last one the state is what is heard again.
+
+        A claim of a former run of the session is gone already.
+        """
+        if claim not in self._claims:
+            return
+        self._claims.remove(claim)
         if not self._claims:
             self.set_user("listening" if silent else "speaking")
 
     @property
     def turn_claimed(self) -> bool:
         """Whether a user turn is claimed by a program."""
-        return self._claims > 0
+        return bool(self._claims)
 
     # -- away -----------------------------------------------------------------------------------
 

@@ -411,7 +411,8 @@ class RealtimeReply:
         tools, activity = self._tools, self._activity
         if tools is None or not tools.outputs:
             return
-        event = tools.commit(reply_allowed=not self._handle.interrupted)
+        silenced = self._handle.interrupted or self._activity.displaced
+        event = tools.commit(reply_allowed=not silenced)
         agent = tools.new_agent
         if event is not None and agent is not None and event.has_agent_handoff:
             try:

@@ -173,7 +173,7 @@ class ReplyStep:
                 await asyncio.wait((tools,))
             finally:
                 scheduler.background.discard(handle)
-        if handle.interrupted:
+        if handle.interrupted or self._activity.displaced:
             self._tool_loop.commit(reply_allowed=False)
             return None
         event = self._tool_loop.commit()
