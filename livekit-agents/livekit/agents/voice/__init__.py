@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from .._lazy import attach
 
 if TYPE_CHECKING:
-    from . import io, run_result
+    from . import io, room_io, run_result
     from .agent import Agent, AgentTask, ModelSettings
     from .agent_session import (
         AgentSession,
@@ -85,6 +85,7 @@ __all__ = [
     "UserTurnExceededEvent",
     "VoiceActivityVideoSampler",
     "io",
+    "room_io",
     "run_result",
     "text_transforms",
 ]
@@ -140,6 +141,7 @@ __getattr__, __dir__ = attach(
         "SpeechHandle": ".speech_handle",
         "TranscriptSynchronizer": ".transcription",
         "io": ".io:",
+        "room_io": ".room_io:",
         "run_result": ".run_result:",
         "text_transforms": ".transcription.text_transforms:",
     },

@@ -693,11 +693,12 @@ class AgentSession(SessionBase, Generic[Userdata_T]):
         return session_start.component_steps(self)
 
     def _room_steps(self) -> list[Step]:
-        host, room, self._session_host = self._session_host, self._room_io, None
-        steps = [Step("session host", host.aclose)] if host is not None else []
-        if room is not None:
-            steps.append(Step("room", room.aclose))
-        return steps
+        """What has to be ended of the room, and of the host for remote clients."""
+        if self._session_host is None and self._room_io is None:
+            return []
+        from . import session_room
+
+        return session_room.close_steps(self)
 
     def _end_life(self, spared: frozenset[asyncio.Task[Any]], error: Any) -> None:
         """Back to the state before the first start; survivors are barred from coming back."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .._emitter import IsolatedEmitter
 from ..llm import ChatContext, ChatItem, ChatMessage
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .. import llm as llm_module, stt as stt_module, tts as tts_module, vad as vad_module
     from .agent import Agent
     from .agent_activity import AgentActivity
+    from .agent_session import AgentSession
     from .handoff import Handoffs
     from .io import AgentInput, AgentOutput
     from .keyterm_detection import KeytermDetector
@@ -316,6 +317,16 @@ class SessionBase(IsolatedEmitter[EventTypes]):
         if activity is not None and any(e.running for e in self._tool_executors()):
             return False
         return self._room_io is None or bool(self._room_io._linked_and_subscribed())
+
+    def _cancel_user_away_timer(self) -> None:
+        """The user is not there: they can't go away."""
+        self._state.cancel_away()
+
+    def _on_room_io_participant_linked(self, participant: Any) -> None:
+        """The room's user has come."""
+        from . import session_room
+
+        session_room.participant_linked(cast("AgentSession[Any]", self), participant)
 
     def _on_metrics(self, metrics: Any) -> None:
         self._usage.collect(metrics)

@@ -111,11 +111,12 @@ async def _start(session: AgentSession[Any], request: StartRequest) -> None:
     session._agent = session._current_agent = request.agent
     session._state.begin()
     if is_given(request.room):
-        raise RuntimeError(
-            "this version of livekit-agents does not join rooms yet: set session.input.audio and "
-            "session.output.audio instead of passing room"
-        )
-    await session._handoffs.switch(request.agent)
+        from . import session_room
+
+        await session_room.join(session, request.room, request)
+        await session_room.start_agent(session, request.agent, current_job())
+    else:
+        await session._handoffs.switch(request.agent)
     # no await below: either all of the session runs, or none of it
     session._started = True
     session._had_activity = True

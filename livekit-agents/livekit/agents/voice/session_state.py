@@ -148,6 +148,10 @@ class ConversationState:
         """Whether the user's audio is still too full of echo to interrupt the agent."""
         return self._warmup_timer is not None and self._agent == "speaking"
 
+    def skip_warmup(self) -> None:
+        """The other end has no echo that a canceller would have to learn."""
+        self._end_warmup()
+
     def _start_warmup(self) -> None:
         output = self._session.output
         if self._warmup_left <= 0 or output.audio is None or not output.audio_enabled:
