@@ -6,6 +6,7 @@
 #   make test                   the tests;  make test ARGS="-k closing -x" passes options on
 #   make check                  formatting, lint and types
 #   make format                 apply the formatter and the safe lint fixes
+#   make e2e                    calls in rooms of a real LiveKit server, which is built once with Go
 #   make bench                  time and memory beside the published package
 #   make PYTHON=python3.12 ...  choose the interpreter (the first time, or after `make clean`)
 
@@ -23,10 +24,10 @@ READY := $(VENV)/.installed
 SOURCES := livekit-agents livekit-plugins tests $(wildcard examples benchmarks)
 TYPED := livekit-agents/livekit/agents $(wildcard livekit-plugins/*/livekit/plugins/*)
 
-.PHONY: help setup demo test check format bench clean
+.PHONY: help setup demo test e2e check format bench clean
 
 help:
-	@sed -n 's/^#\( \{0,1\}\)//p' Makefile | head -13
+	@sed -n 's/^#\( \{0,1\}\)//p' Makefile | head -14
 
 setup: $(READY)
 
@@ -40,6 +41,11 @@ demo: $(READY)
 
 test: $(READY)
 	@$(PY) -m pytest $(ARGS)
+
+# -s: the table of hang-ups is meant to be seen
+e2e: $(READY)
+	@server="$${LIVEKIT_SERVER:-$$(scripts/e2e-server)}"; \
+	LIVEKIT_SERVER="$$server" $(PY) -m pytest tests/e2e -s $(ARGS)
 
 check: $(READY)
 	@$(VENV)/bin/ruff format --check $(SOURCES)

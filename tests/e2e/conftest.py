@@ -1,0 +1,29 @@
+"""End-to-end tests need a LiveKit server: `make e2e` provides one. Without it none is collected."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+if "LIVEKIT_SERVER" in os.environ:
+    from e2e.harness.server import LiveKitServer
+    from e2e.harness.speech import Speech
+
+    @pytest.fixture(scope="session")
+    def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveKitServer]:
+        """A LiveKit server on this machine, for the whole run."""
+        with LiveKitServer(
+            Path(os.environ["LIVEKIT_SERVER"]), tmp_path_factory.mktemp("livekit-server")
+        ) as running:
+            yield running
+
+    @pytest.fixture(scope="session")
+    def speech(tmp_path_factory: pytest.TempPathFactory) -> Speech:
+        """Speaks texts into WAV files, and hears what WAV files say."""
+        return Speech(tmp_path_factory.mktemp("speech"))
+
+else:
+    collect_ignore_glob = ["*"]

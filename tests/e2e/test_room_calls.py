@@ -1,0 +1,36 @@
+"""Calls on real WebRTC: heard, answered, written down, and hung up in every way."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from e2e.harness.call import calling
+from e2e.harness.server import LiveKitServer
+from e2e.harness.speech import Speech, overlap
+from fakes.llm import FakeLLM
+
+pytestmark = [pytest.mark.real_time, pytest.mark.timeout(120)]
+
+QUESTION = "What are your opening hours?"
+ANSWER = "I have booked a table for two people tomorrow evening."
+
+
+async def test_the_caller_is_heard_and_hears_the_answer(
+    server: LiveKitServer, speech: Speech, tmp_path: Path
+) -> None:
+    question = await speech.say(QUESTION)
+    llm = FakeLLM(default=ANSWER)
+    async with calling(server, tmp_path / "heard.wav", llm=llm) as call:
+        call.caller.speak(question)
+        await call.agent_is("speaking")
+        await call.agent_is("listening")
+        await asyncio.sleep(0.5)  # what is on the way arrives
+        call.caller.leave()
+        await call.caller.until("left")
+        closed = await call.closed(within=3.0)
+    assert overlap(llm.requests[-1].user_text, QUESTION) >= 0.75
+    assert overlap(await speech.words_of(tmp_path / "heard.wav"), ANSWER) >= 0.75
+    assert closed.reason == "participant_disconnected"
