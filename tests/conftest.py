@@ -37,3 +37,12 @@ def _synchronous(test: Callable[..., Any], real_time: bool) -> Callable[..., Non
         run_test(test(*args, **kwargs), real_time=real_time)
 
     return run
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--examples",
+        type=int,
+        default=100,
+        help="how many random conversations of each kind tests/closing/test_interleavings.py closes",
+    )

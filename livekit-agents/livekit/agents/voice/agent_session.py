@@ -661,7 +661,7 @@ class AgentSession(SessionBase, Generic[Userdata_T]):
 
     def _teardown_plan(self) -> ClosePlan:
         """A plan for ending one activity in ordinary life, with the session's budgets."""
-        return ClosePlan(self._options.close_budgets)
+        return ClosePlan(self._options.close_budgets, scope=self._scope)
 
     async def _close_amd(self) -> None:
         if self._amd is not None:

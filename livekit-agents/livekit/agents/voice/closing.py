@@ -159,13 +159,15 @@ class ClosePlan:
     culprits: list[str] = field(default_factory=list)
     """What the closing WARNING names: one phrase for each thing cut off or given up."""
 
+    scope: TaskScope = field(default_factory=lambda: TaskScope("session close"))
+    """Owns the steps. If whoever runs the plan is cancelled, its owner ends those begun."""
+
     def __post_init__(self) -> None:
-        self._scope = TaskScope("session close")
         self._survivors: list[Survivor] = []
 
     def beside(self, coro: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run a part of the plan beside the rest. Its failure is logged and recorded."""
-        task = self._scope.spawn(self._guarded(coro, name), name=f"close: {name}")
+        task = self.scope.spawn(self._guarded(coro, name), name=f"close: {name}")
         task.add_done_callback(lambda _: coro.close())  # it may have been cancelled unstarted
         return task
 
@@ -189,7 +191,7 @@ class ClosePlan:
             if left is not None:
                 budget = min(budget, left)
             now = loop.time()
-            task = self._scope.spawn(_act(step), name=f"close: {step.name}", log_errors=False)
+            task = self.scope.spawn(_act(step), name=f"close: {step.name}", log_errors=False)
             running[task] = _Running(step, now, now + budget - min(KILL, budget / 2), now + budget)
             if budget <= 0:
                 await a_few_turns(task)
@@ -277,7 +279,7 @@ class ClosePlan:
 
     async def sweep(self, timeout: float = KILL / 2) -> None:
         """End whatever of the plan itself still runs."""
-        self.survived(await self._scope.cancel(timeout))
+        self.survived(await self.scope.cancel(timeout))
 
 
 async def a_few_turns(*tasks: asyncio.Task[Any]) -> None:
