@@ -119,6 +119,8 @@ class IdleWatch:
         """None when idle; else further futures whose end is worth another look."""
         if self._foreign_hold() or activity.scheduler.paused:
             return ()
+        if wait_for_agent and activity.scheduler.between_steps:
+            return ()
         if wait_for_agent and not activity.scheduler.idle:
             current = activity.scheduler.current_speech
             generation = current._generations[-1:] if current is not None else []

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from typing_extensions import TypedDict
 
 from ..llm import AgentHandoff, ChatItem, ChatMessage, FunctionCall, FunctionCallOutput
+from ..llm.tool_context import CONFIRM_DUPLICATE_PARAM
 from ..log import logger
 from ..types import NOT_GIVEN, NotGivenOr
 from ..utils import is_given
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .agent import Agent
     from .agent_session import AgentSession
     from .handoff import InlineCall
+    from .run_context import RunContext
     from .speech_handle import SpeechHandle
 
 Run_T = TypeVar("Run_T")
@@ -371,7 +373,7 @@ def _mocked(agent: type[Agent], mocks: dict[str, Callable[..., Any]]) -> Iterato
 
 def find_mock(
     session: AgentSession[Any], tool_name: str
-) -> Callable[[Any, tuple[Any, ...], dict[str, Any]], Awaitable[Any]] | None:
+) -> Callable[[Any, tuple[Any, ...], dict[str, Any], RunContext[Any]], Awaitable[Any]] | None:
     """The mock for a tool of the session's current agent, or None. Context mocks come first."""
     agent_type: Any = type(session._current_agent)
     for mocks in (_mocks.get() or {}, session._tool_mocks):
@@ -382,8 +384,12 @@ def find_mock(
 
 
 def _runner(mock: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-    async def run(tool: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    async def run(
+        tool: Any, args: tuple[Any, ...], kwargs: dict[str, Any], ctx: RunContext[Any]
+    ) -> Any:
         given = inspect.signature(tool).bind(*args, **kwargs).arguments
+        given.pop(CONFIRM_DUPLICATE_PARAM, None)  # tools don't get to see it either
+        given.update(_contexts(mock, ctx))
         wanted = inspect.signature(mock).parameters
         takes_all = any(p.kind is p.VAR_KEYWORD for p in wanted.values())
         chosen = {name: value for name, value in given.items() if takes_all or name in wanted}
@@ -391,6 +397,19 @@ def _runner(mock: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
         return await output if inspect.isawaitable(output) else output
 
     return run
+
+
+def _contexts(mock: Callable[..., Any], ctx: RunContext[Any]) -> dict[str, Any]:
+    """The run context for the parameters of a mock that ask for it, whatever their names."""
+    from ..llm._schema import type_hints
+    from ..llm.utils import context_class
+
+    try:
+        hints = type_hints(mock)
+    except Exception:  # names of a test that can't be resolved: it gets what the tool gets
+        return {}
+    classes = {name: context_class(hint) for name, hint in hints.items() if name != "return"}
+    return {name: ctx for name, kind in classes.items() if kind and isinstance(ctx, kind)}
 
 
 __all__ = [

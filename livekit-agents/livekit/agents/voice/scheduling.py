@@ -135,6 +135,8 @@ class SpeechScheduler:
         self._delay_timer: asyncio.TimerHandle | None = None
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self.background: set[SpeechHandle] = set()
+        self.between_steps: set[SpeechHandle] = set()
+        """Speeches whose tools are over, and whose next step is not queued yet."""
         self.user_silent = Gate()
         self.authorization_gate = Gate()
 
@@ -445,6 +447,7 @@ class SpeechScheduler:
         for handle in handles:
             handle._cut_off(spare=spare)
         self.background.clear()
+        self.between_steps.clear()
         for task in list(self._task_handles):
             if task not in spare:
                 task.cancel()

@@ -174,7 +174,7 @@ class ToolExecutor:
             fnc_call=running.call,
         )
         if mock is not None:
-            return await mock(running.tool, args, kwargs)
+            return await mock(running.tool, args, kwargs, running.ctx)
         return await run_tool(running.tool, args, kwargs)
 
     # -- ending of one tool -----------------------------------------------------------------------

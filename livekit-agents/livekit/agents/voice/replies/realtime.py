@@ -26,7 +26,7 @@ from ..generation import remove_instructions
 from ..speech_handle import DEFAULT_INPUT_DETAILS, SpeechHandle
 from .inference import TTSInference, close_node, resolve_node
 from .segment import SegmentPlayback
-from .step import CHILD_GRACE, settle_state, transformed
+from .step import CHILD_GRACE, settle_state, step_over, transformed
 from .tool_loop import ToolLoop
 
 if TYPE_CHECKING:
@@ -254,6 +254,7 @@ class RealtimeReply:
             forget()
             keep_tools()
             await self._scope.cancel(CHILD_GRACE)
+            step_over(self._activity, self._handle)
             settle_state(self._activity, self._handle)
 
     async def _run(self, event: GenerationCreatedEvent) -> None:
@@ -453,6 +454,7 @@ class RealtimeReply:
         limit = self._session.options.max_tool_steps
         done = handle.num_steps > limit + 1 or self._activity.draining
         self._activity.scheduler.schedule(handle, force=True)
+        step_over(self._activity, handle)
         following = RealtimeReply(self._activity, handle, tool_choice="none" if done else NOT_GIVEN)
         await following.request(None, NOT_GIVEN, [])
 

@@ -467,11 +467,20 @@ async def run_reply(activity: AgentActivity, handle: SpeechHandle, request: Repl
                 return
             handle._num_steps += 1
             activity.scheduler.schedule(handle, force=True)
+            step_over(activity, handle)
     except Exception as error:
         handle._set_error(error)
         logger.exception("a reply failed", extra={"speech_id": handle.id})
     finally:
+        step_over(activity, handle)
         settle_state(activity, handle)
+
+
+def step_over(activity: AgentActivity, handle: SpeechHandle) -> None:
+    """The next step is queued, or there is none: the session may be idle."""
+    if handle in activity.scheduler.between_steps:
+        activity.scheduler.between_steps.discard(handle)
+        activity.session._idle.changed()
 
 
 def settle_state(activity: AgentActivity, handle: SpeechHandle) -> None:

@@ -80,6 +80,7 @@ class ToolLoop:
         )
         self._handle._item_added([call])
         self._running[tool.output_fut] = tool
+        self._activity.scheduler.between_steps.discard(self._handle)
         tool.output_fut.add_done_callback(self._on_output)
 
     def _refuse(self, call: FunctionCall, reason: str) -> None:
@@ -121,6 +122,8 @@ class ToolLoop:
         self.outputs.append(output)
         if output.fnc_call_out is not None:
             self._handle._item_added([output.fnc_call_out])
+        if not self._running:
+            self._activity.scheduler.between_steps.add(self._handle)
         self._activity.session._progress.touch()
 
     def release(self) -> None:
