@@ -166,7 +166,7 @@ class FakeActivity:
         self.server_turn_detection = False
         self.min_endpointing_delay = 0.5
         self.min_consecutive_speech_delay = 0.0
-        self.realtime_llm_session: Any = None
+        self.realtime: Any = None
         self.blocked = False
         self.history: list[str] = []
         self.hooks = RecordingHooks()

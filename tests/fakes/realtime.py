@@ -12,14 +12,20 @@ from livekit import rtc
 
 from livekit.agents.llm import (
     ChatContext,
+    ChatMessage,
     FunctionCall,
     GenerationCreatedEvent,
+    InputSpeechStartedEvent,
+    InputSpeechStoppedEvent,
+    InputTranscriptionCompleted,
     MessageGeneration,
     RealtimeCapabilities,
     RealtimeError,
     RealtimeModel,
     RealtimeModelError,
     RealtimeSession,
+    RealtimeSessionReconnectedEvent,
+    RemoteItemAddedEvent,
     Tool,
     ToolChoice,
     ToolContext,
@@ -204,8 +210,12 @@ class FakeRealtimeSession(RealtimeSession[str]):
         self.clears = 0
         self.interruptions = 0
         self.closed = False
-        self.update_error: RealtimeError | None = None
+        self.update_error: Exception | None = None
         """Raised by every update."""
+        self.updates_hang = False
+        """No update is ever acknowledged."""
+        self.broken = False
+        """Requests without an answer raise."""
         self._pending: set[asyncio.Future[GenerationCreatedEvent]] = set()
         self._release = asyncio.Event()
 
@@ -217,6 +227,39 @@ class FakeRealtimeSession(RealtimeSession[str]):
         self.generations.append(generation)
         self.emit("generation_created", generation.event)
         return generation
+
+    def answer(self, reply: RealtimeReply | str) -> FakeGeneration:
+        """Answer without being asked, as a server that detects turns does."""
+        script = RealtimeReply(reply, audio=1.0) if isinstance(reply, str) else reply
+        generation = self.begin()
+        self._scope.spawn(self._fill_to_the_end(generation, script))
+        return generation
+
+    def hear_start(self) -> None:
+        """The server hears the user begin to speak."""
+        self.emit("input_speech_started", InputSpeechStartedEvent())
+
+    def hear_stop(self) -> None:
+        """The server hears the user stop."""
+        self.emit("input_speech_stopped", InputSpeechStoppedEvent(user_transcription_enabled=True))
+
+    def transcribe(self, text: str, item_id: str, *, final: bool = True) -> None:
+        """The server has understood the user."""
+        self.emit(
+            "input_audio_transcription_completed",
+            InputTranscriptionCompleted(item_id=item_id, transcript=text, is_final=final),
+        )
+
+    def add_item(self, message: ChatMessage) -> None:
+        """The server adds a message to the end of its conversation."""
+        tail = self._chat_ctx.items[-1].id if self._chat_ctx.items else None
+        self._chat_ctx.items.append(message)
+        self.emit("remote_item_added", RemoteItemAddedEvent(previous_item_id=tail, item=message))
+
+    def reconnect(self) -> None:
+        """The connection was lost and is there again."""
+        self._end_generations()
+        self.emit("session_reconnected", RealtimeSessionReconnectedEvent())
 
     def fail(self, error: Exception, *, recoverable: bool) -> None:
         """Emit an error."""
@@ -245,26 +288,38 @@ class FakeRealtimeSession(RealtimeSession[str]):
         return self._tools.copy()
 
     async def update_instructions(self, instructions: str) -> None:
-        self._refuse()
+        await self._acknowledge()
         self.instructions = instructions
 
     async def update_chat_ctx(self, chat_ctx: ChatContext) -> None:
-        self._refuse()
+        await self._acknowledge()
+        known = {item.id for item in self._chat_ctx.items}
         self._chat_ctx = chat_ctx.copy()
+        new = [item for item in chat_ctx.items if item.id not in known]
+        asked = any(i.type == "function_call_output" and i.reply_required for i in new)
+        if asked and self.capabilities.auto_tool_reply_generation and self._fake.replies:
+            self.answer(self._fake.replies.pop(0))
 
     async def update_tools(self, tools: list[Tool]) -> None:
-        self._refuse()
+        await self._acknowledge()
         self._tools = ToolContext(tools)
 
-    def _refuse(self) -> None:
+    async def _acknowledge(self) -> None:
+        if self.updates_hang:
+            await asyncio.Event().wait()
         if self.update_error is not None:
             raise self.update_error
+
+    def _check(self) -> None:
+        if self.broken:
+            raise ConnectionError("the socket is gone")
 
     def update_options(self, *, tool_choice: NotGivenOr[ToolChoice | None] = NOT_GIVEN) -> None:
         if tool_choice is None or isinstance(tool_choice, str | dict):
             self.tool_choice = tool_choice
 
     def push_audio(self, frame: rtc.AudioFrame) -> None:
+        self._check()
         self.audio.append(frame)
 
     def push_video(self, frame: rtc.VideoFrame) -> None:
@@ -311,6 +366,9 @@ class FakeRealtimeSession(RealtimeSession[str]):
             self.generations.append(generation)
         self.emit("generation_created", generation.event)
         future.set_result(generation.event)
+        await self._fill_to_the_end(generation, reply)
+
+    async def _fill_to_the_end(self, generation: FakeGeneration, reply: RealtimeReply) -> None:
         await self._fill(generation, reply)
         if not reply.never_ends:
             generation.end()
@@ -319,6 +377,7 @@ class FakeRealtimeSession(RealtimeSession[str]):
         texts = [reply.text] if isinstance(reply.text, str) else list(reply.text)
         if any(texts):
             message = generation.open_message()
+            self.add_item(ChatMessage(id=message.event.message_id, role="assistant", content=[]))
             if not reply.never_ends:
                 message.modalities.set_result(["audio", "text"] if reply.audio else ["text"])
             for _ in range(round(reply.audio / FRAME_DURATION)):
@@ -332,15 +391,19 @@ class FakeRealtimeSession(RealtimeSession[str]):
                     return
                 message.text.send_nowait(text)
         for function_call in reply.tool_calls:
-            generation.call(function_call)
+            if not generation.ended:
+                generation.call(function_call)
 
     def commit_audio(self) -> None:
+        self._check()
         self.commits += 1
 
     def clear_audio(self) -> None:
+        self._check()
         self.clears += 1
 
     def interrupt(self) -> None:
+        self._check()
         self.interruptions += 1
         self._end_generations()
 
@@ -352,6 +415,7 @@ class FakeRealtimeSession(RealtimeSession[str]):
         audio_end_ms: int,
         audio_transcript: NotGivenOr[str] = NOT_GIVEN,
     ) -> None:
+        self._check()
         self.truncations.append(
             {
                 "message_id": message_id,

@@ -259,9 +259,9 @@ async def test_too_few_words_over_the_agent_are_not_a_turn() -> None:
 async def test_a_backchannel_is_kept_from_a_model_that_hears_audio_only() -> None:
     activity = FakeActivity()
     activity.llm = FakeRealtimeModel()
-    activity.realtime_llm_session = RealtimeSession()
+    activity.realtime = RealtimeSession()
     assert not activity.user_turns.on_end_of_turn(turn("", backchannel_over_agent=True))
-    assert activity.realtime_llm_session.asked == ["clear_audio"]
+    assert activity.realtime.asked == ["clear_audio"]
     assert activity.user_turns.on_end_of_turn(turn("", backchannel_over_agent=False))
     await activity.close()
 
@@ -272,10 +272,10 @@ async def test_a_backchannel_is_kept_from_a_model_that_hears_audio_only() -> Non
 async def test_a_realtime_model_is_told_that_the_turn_is_over() -> None:
     activity = FakeActivity()
     activity.llm = FakeRealtimeModel()
-    activity.realtime_llm_session = RealtimeSession()
+    activity.realtime = RealtimeSession()
     activity.user_turns.on_end_of_turn(turn())
     await settle()
-    assert activity.realtime_llm_session.asked == ["commit_audio"]
+    assert activity.realtime.asked == ["commit_audio"]
     assert "user_message" not in activity.replies.made[0]
     await activity.close()
 
@@ -283,11 +283,11 @@ async def test_a_realtime_model_is_told_that_the_turn_is_over() -> None:
 async def test_a_server_that_finds_turns_needs_no_help() -> None:
     activity = FakeActivity()
     activity.llm = FakeRealtimeModel()
-    activity.realtime_llm_session = RealtimeSession()
+    activity.realtime = RealtimeSession()
     activity.server_turn_detection = True
     activity.user_turns.on_end_of_turn(turn())
     await settle()
-    assert activity.realtime_llm_session.asked == []
+    assert activity.realtime.asked == []
     assert activity.replies.made == activity.history == []
     await activity.close()
 

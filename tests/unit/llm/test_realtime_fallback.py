@@ -119,11 +119,11 @@ async def test_the_serving_model_gets_everything() -> None:
     session.start_user_activity()
     session.truncate(message_id="x", modalities=["audio"], audio_end_ms=5)
     ev = await session.generate_reply(instructions="x")
-    assert ev.user_initiated and bench.names == ["generation_created"]
+    assert ev.user_initiated and bench.names[0] == "generation_created"
     assert bench.events[0][1] == (ev,)
     assert (child.instructions, child.tool_choice, len(child.audio)) == ("be brief", "none", 1)
     assert (child.commits, child.clears, child.interruptions) == (1, 1, 1)
-    assert child.truncations[0]["message_id"] == "x" and len(session.chat_ctx.items) == 2
+    assert child.truncations[0]["message_id"] == "x" and len(session.chat_ctx.items) == 3
     assert session.tools == llm.ToolContext.empty()
     with pytest.raises(NotImplementedError):
         session.say("x")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from .._streams import report_survivors
 from ..log import logger
 from ..types import NOT_GIVEN, NotGivenOr
 from ..utils import is_given
-from ..utils.aio import Chan, ChanClosed, Survivor, TaskScope
+from ..utils.aio import Chan, ChanClosed, Survivor, TaskScope, wait_until
 from .realtime import GenerationCreatedEvent, MessageGeneration, RealtimeError
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ T = TypeVar("T")
 
 REPLY_TIMEOUT = 15.0
 """Seconds until a requested reply has to have begun. Longer than the plugins' own limits."""
+
+UPDATE_TIMEOUT = 15.0
+"""Seconds until a change has to be acknowledged. Longer than the plugins' own limits."""
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that closing a session may take when nobody asks for less."""
@@ -33,12 +36,12 @@ class RealtimeSessionGuard:
     """Stands between a `RealtimeSession` and who listens to it.
 
     The streams of a generation end, and its modalities resolve, at the latest when the session is
-    closed; requested replies begin or fail within a bound; closing takes no longer than it may.
-    This holds even when the session's own code hangs.
+    closed; requested replies begin, and changes are acknowledged, or fail within a bound; closing
+    takes no longer than it may. This holds even when the session's own code hangs.
     """
 
     def __init__(self, session: RealtimeSession[Any]) -> None:
-        """Guard a session. Its owner uses `generation`, `generate_reply` and `aclose` of the guard.
+        """Guard a session. Its owner uses the guard for whatever it has to wait for.
 
         Args:
             session: The session; everything else is asked of it directly.
@@ -46,7 +49,7 @@ class RealtimeSessionGuard:
         self._session = session
         self._label = session.realtime_model.label
         self._generations: set[_GuardedGeneration] = set()
-        self._replies: set[asyncio.Future[GenerationCreatedEvent]] = set()
+        self._promises: set[asyncio.Future[Any]] = set()
         self._scope = TaskScope(f"{self._label} (session)")
         self._closing: asyncio.Task[list[Survivor]] | None = None
         self._close_scope = TaskScope(f"{self._label} (closing the session)")
@@ -104,52 +107,105 @@ class RealtimeSessionGuard:
         if self._closing is not None:
             asked.cancel()
             return self._refused()
-        loop = asyncio.get_running_loop()
-        promised: asyncio.Future[GenerationCreatedEvent] = loop.create_future()
-        timer = loop.call_later(timeout, self._reply_is_late, promised, timeout)
+        return self._promise(asked, timeout, "begin a reply", self.generation, self._unwanted)
 
-        def begun(_: asyncio.Future[GenerationCreatedEvent]) -> None:
-            if promised.done():
-                _retrieve(asked)  # it came too late
+    def _unwanted(self, _: GenerationCreatedEvent) -> None:
+        """A response began although nobody waits for it any more."""
+        try:
+            self._session.interrupt()
+        except Exception:
+            logger.exception("%s: dropping a late reply failed", self._label)
+
+    def update(
+        self, change: Coroutine[Any, Any, T], *, timeout: float = UPDATE_TIMEOUT
+    ) -> asyncio.Future[T]:
+        """Limit the wait until the session acknowledges a change.
+
+        Args:
+            change: For instance `session.update_tools(tools)`. It is started here.
+            timeout: Seconds after which the returned future fails and the change is given up.
+
+        Returns:
+            Fails with what the change failed with, or with `RealtimeError`.
+        """
+        if self._closing is not None:
+            change.close()
+            return self._refused()
+        task = self._scope.spawn(change, name=f"{self._label} update", log_errors=False)
+        return self._promise(task, timeout, "acknowledge a change", lambda outcome: outcome)
+
+    def _promise(
+        self,
+        asked: asyncio.Future[T],
+        timeout: float,
+        what: str,
+        convert: Callable[[T], T],
+        unwanted: Callable[[T], None] | None = None,
+    ) -> asyncio.Future[T]:
+        """A future with the outcome of `asked` that fails in time, and at the close."""
+        loop = asyncio.get_running_loop()
+        promised: asyncio.Future[T] = loop.create_future()
+        timer = loop.call_later(timeout, self._is_late, promised, what, timeout)
+
+        def answered(_: asyncio.Future[T]) -> None:
+            failed = asked.cancelled() or asked.exception() is not None
+            if promised.done():  # it came too late
+                if unwanted is not None and not failed:
+                    unwanted(asked.result())
             elif asked.cancelled():
-                promised.set_exception(RealtimeError("the realtime model dropped the reply"))
+                promised.set_exception(RealtimeError(f"{self._label} did not {what}: it gave up"))
             elif (error := asked.exception()) is not None:
                 promised.set_exception(error)
             else:
-                promised.set_result(self.generation(asked.result()))
+                promised.set_result(convert(asked.result()))
 
-        def settled(_: asyncio.Future[GenerationCreatedEvent]) -> None:
+        def settled(_: asyncio.Future[T]) -> None:
             _retrieve(promised)
             timer.cancel()
-            self._replies.discard(promised)
+            self._promises.discard(promised)
             if not asked.done():
                 asked.cancel()
 
-        asked.add_done_callback(begun)
+        asked.add_done_callback(answered)
         promised.add_done_callback(settled)
-        self._replies.add(promised)
+        self._promises.add(promised)
         return promised
 
-    def _refused(self) -> asyncio.Future[GenerationCreatedEvent]:
-        refused: asyncio.Future[GenerationCreatedEvent]
-        refused = asyncio.get_running_loop().create_future()
-        refused.set_exception(RealtimeError("the realtime session is closed"))
+    def _refused(self) -> asyncio.Future[Any]:
+        refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        refused.set_exception(_closed())
         _retrieve(refused)
         return refused
 
-    def _reply_is_late(
-        self, promised: asyncio.Future[GenerationCreatedEvent], timeout: float
-    ) -> None:
+    def _is_late(self, promised: asyncio.Future[Any], what: str, timeout: float) -> None:
         if not promised.done():
             promised.set_exception(
-                RealtimeError(f"{self._label} did not begin a reply within {timeout:g} s")
+                RealtimeError(f"{self._label} did not {what} within {timeout:g} s")
             )
 
-    def end_generations(self) -> None:
-        """End all streams that are still open, and fail replies that have not begun."""
-        for promised in list(self._replies):
+    @property
+    def closing(self) -> bool:
+        """Whether `aclose` was called."""
+        return self._closing is not None
+
+    def ended(self, ev: GenerationCreatedEvent) -> bool:
+        """Whether the provider has ended a guarded generation: no message and no call comes."""
+        streams = (ev.message_stream, ev.function_stream)
+        return all(isinstance(stream, Chan) and stream.closed for stream in streams)
+
+    def end(self, ev: GenerationCreatedEvent) -> None:
+        """Nobody wants the rest of a guarded generation: end its streams now."""
+        for generation in list(self._generations):
+            if generation.event is ev:
+                generation.end()
+
+    def _fail_promises(self) -> None:
+        for promised in list(self._promises):
             if not promised.done():
-                promised.set_exception(RealtimeError("the realtime session is closed"))
+                promised.set_exception(_closed())
+
+    def _end_generations(self) -> None:
+        """End all streams that are still open."""
         for generation in list(self._generations):
             generation.end()
 
@@ -171,12 +227,13 @@ class RealtimeSessionGuard:
 
     async def _close(self, timeout: float) -> list[Survivor]:
         kill = min(_KILL, timeout / 2)
+        self._fail_promises()
         try:
-            self._scope.spawn(self._close_session(), name=f"{self._label}.aclose")
-            await self._scope.join(timeout - kill)
+            closing = self._scope.spawn(self._close_session(), name=f"{self._label}.aclose")
+            await wait_until(closing, timeout - kill)
         finally:
             survivors = await self._scope.cancel(kill)
-            self.end_generations()
+            self._end_generations()
         report_survivors(survivors)
         return survivors
 
@@ -228,7 +285,7 @@ class _GuardedGeneration:
             channel.close()
         for modalities in list(self._modalities):
             if not modalities.done():
-                modalities.set_result(["audio", "text"])
+                modalities.set_result([*_ANY])
         self._scope.cancel_soon()
         self._on_end(self)
 
@@ -252,7 +309,7 @@ class _GuardedGeneration:
         self._modalities.add(promised)
         source = given if asyncio.isfuture(given) else self._scope.spawn(_wait_for(given))
         # A callback, because giving up a task that awaits the plugin's future would cancel that.
-        source.add_done_callback(lambda done: _copy_outcome(done, promised))
+        source.add_done_callback(lambda told: _copy_modalities(told, promised))
         return promised
 
     async def _pump(
@@ -282,6 +339,13 @@ class _GuardedGeneration:
 
 _Modalities: TypeAlias = list[Literal["text", "audio"]]
 
+_ANY: _Modalities = ["audio", "text"]
+"""Assumed of a message whose plugin has not told."""
+
+
+def _closed() -> RealtimeError:
+    return RealtimeError("the realtime session is closed")
+
 
 def _retrieve(future: asyncio.Future[Any]) -> None:
     """Take a failure, so that asyncio doesn't complain when nobody else does."""
@@ -297,13 +361,13 @@ async def _wait_for(awaitable: Awaitable[T]) -> T:
     return await awaitable
 
 
-def _copy_outcome(done: asyncio.Future[T], promised: asyncio.Future[T]) -> None:
-    error = None if done.cancelled() else done.exception()
+def _copy_modalities(
+    told: asyncio.Future[_Modalities], promised: asyncio.Future[_Modalities]
+) -> None:
+    error = None if told.cancelled() else told.exception()
     if promised.done():
         return
-    if done.cancelled():
-        promised.cancel()
-    elif error is not None:
+    if error is not None:
         promised.set_exception(error)
     else:
-        promised.set_result(done.result())
+        promised.set_result([*_ANY] if told.cancelled() else told.result())

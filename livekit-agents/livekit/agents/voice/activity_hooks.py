@@ -6,7 +6,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..llm import ChatContext, RealtimeModel
-from ..llm.realtime import InputTranscriptionCompleted
 from .audio_recognition import RecognitionHooks
 from .events import (
     EotPredictionEvent,
@@ -14,7 +13,6 @@ from .events import (
     UserTranscriptionTimeoutEvent,
     UserTurnExceededEvent,
 )
-from .hearing.activity import owns_overlapping_speech
 from .hearing.hooks import EndOfTurnInfo, PreemptiveGenerationInfo
 
 if TYPE_CHECKING:
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     from .audio_recognition import AudioRecognition
     from .hearing.barge_in import BargeIn
     from .hearing.user_turns import UserTurns
+    from .realtime_link import RealtimeLink
     from .replies import Replies
     from .turn import TurnDetectionMode
 
@@ -41,6 +40,7 @@ class ActivityRecognitionHooks(RecognitionHooks):
         user_turns: UserTurns
         replies: Replies
         recognition: AudioRecognition | None
+        realtime: RealtimeLink | None
         _turn_detection: TurnDetectionMode | None
 
         @property
@@ -170,69 +170,14 @@ class ActivityRecognitionHooks(RecognitionHooks):
 
     def on_backchannel_confirmed(self) -> None:
         """What was said over the agent was no interruption: the model need not answer it."""
-        activity = self._agent._activity
-        if activity is not None and activity.realtime_llm_session is not None:
-            activity.realtime_llm_session.clear_audio()
+        if self.realtime is not None:
+            self.realtime.clear_audio()
 
     def on_overlap_speech(self, ev: OverlappingSpeechEvent) -> None:
         """A detector judged speech over the agent."""
         self._session.emit("overlapping_speech", ev)
         if ev.is_interruption:
             self.barge_in.on_audio_activity()
-
-    # -- realtime models --------------------------------------------------------------------------
-
-    def subscribe_realtime(self, session: Any) -> None:
-        """Follow a realtime session until it is closed."""
-        session.on("generation_created", self.replies.on_generation_created)
-        session.on("input_speech_started", self._on_input_speech_started)
-        session.on("input_speech_stopped", self._on_input_speech_stopped)
-        session.on("input_audio_transcription_completed", self._on_input_transcribed)
-        session.on("metrics_collected", self.on_model_metrics)
-        session.on("error", lambda error: self._session._on_error(error, self.llm))
-
-    def _on_input_speech_started(self, _: Any) -> None:
-        if self.recognition is not None and not self.recognition.has_vad:
-            self._session._update_user_state("speaking")
-            self.recognition.on_start_of_speech(time.time())
-        activity = self._agent._activity
-        if (
-            activity is not None
-            and activity.server_turn_detection
-            and not owns_overlapping_speech(activity)
-        ):
-            self._interrupt_for_user(activity)
-
-    def _interrupt_for_user(self, activity: Any) -> None:
-        speech = activity.scheduler.current_speech
-        if speech is not None and speech.allow_interruptions:
-            activity.interrupt(source="audio_activity")
-
-    def _on_input_speech_stopped(self, ev: Any) -> None:
-        if self.recognition is not None and not self.recognition.has_vad:
-            self.recognition.on_end_of_speech(time.time())
-            self._session._update_user_state("listening")
-        if ev.user_transcription_enabled:
-            self._session.emit(
-                "user_input_transcribed", UserInputTranscribedEvent(transcript="", is_final=False)
-            )
-
-    def _on_input_transcribed(self, ev: InputTranscriptionCompleted) -> None:
-        from ..llm import ChatMessage
-
-        self._session.emit(
-            "user_input_transcribed",
-            UserInputTranscribedEvent(
-                transcript=ev.transcript, is_final=ev.is_final, item_id=ev.item_id
-            ),
-        )
-        if ev.is_final:
-            message = ChatMessage(role="user", content=[ev.transcript], id=ev.item_id)
-            activity = self._agent._activity
-            if activity is not None:
-                activity.commit(message)
-                if self.recognition is not None:
-                    self.recognition.discard_transcript()
 
     # -- metrics ----------------------------------------------------------------------------------
 

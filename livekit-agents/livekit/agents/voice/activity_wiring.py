@@ -15,10 +15,11 @@ from ..log import logger
 from ..types import NotGivenOr
 from ..utils import is_given
 from ..utils.aio import TaskScope, wait_until
-from .closing import Step
+from .closing import KILL, Step
 
 if TYPE_CHECKING:
     from .agent_activity import AgentActivity
+    from .realtime_link import RealtimeLink
 
 TOOLSET_SETUP_TIMEOUT = 30.0
 """Seconds one toolset may take to set up; a dead server must not hold `start()` forever."""
@@ -28,14 +29,14 @@ TOOLSET_SETUP_TIMEOUT = 30.0
 class Reusable:
     """What the next activity may take over instead of opening it anew."""
 
-    realtime_session: Any = None
+    realtime: RealtimeLink | None = None
     hearing: Any = None
 
-    def close_steps(self) -> list[Step]:
-        """Close whatever nobody took over."""
+    def close_steps(self, budget: float) -> list[Step]:
+        """Close whatever nobody took over, within `budget` seconds."""
         steps: list[Step] = []
-        if self.realtime_session is not None:
-            steps.append(Step("detached realtime session", self.realtime_session.aclose))
+        if self.realtime is not None:
+            steps.append(_close_step("detached realtime session", self.realtime, budget))
         if self.hearing is not None:
             steps.append(Step("detached STT stream", self.hearing.aclose))
         return steps
@@ -160,16 +161,28 @@ async def open_realtime(activity: AgentActivity, reuse: Reusable | None) -> None
     model = activity.llm
     if not isinstance(model, RealtimeModel):
         return
-    adopted = reuse is not None and reuse.realtime_session is not None
-    if adopted and reuse is not None:
-        session, reuse.realtime_session = reuse.realtime_session, None
-        session.interrupt()
-        session.clear_audio()
-    else:
-        session = model.session(turn_detection_disabled=not activity.server_turn_detection)
-    activity._rt_session = session
-    activity.subscribe_realtime(session)
-    await activity.push_realtime_state(session, adopted=adopted)
+    from .realtime_events import RealtimeEvents
+    from .replies.realtime import push_state
+
+    adopted = reuse.realtime if reuse is not None else None
+    if adopted is not None and reuse is not None:
+        reuse.realtime = None
+        adopted.interrupt()
+        adopted.clear_audio()
+    link = adopted if adopted is not None else _open_link(activity, model)
+    activity.realtime = link
+    link.listen(RealtimeEvents(activity, link).handlers())
+    await push_state(activity, link, adopted=adopted is not None)
+
+
+def _open_link(activity: AgentActivity, model: RealtimeModel) -> RealtimeLink:
+    from .realtime_link import RealtimeLink
+
+    options: dict[str, bool] = {}
+    if model.capabilities.can_disable_turn_detection and not activity.server_turn_detection:
+        logger.info("turns are found here, %s does not look for them", model.label)
+        options["turn_detection_disabled"] = True
+    return RealtimeLink(model.session(**options), activity.session)
 
 
 def announce_config(activity: AgentActivity) -> None:
@@ -236,6 +249,7 @@ def detach_reusable(activity: AgentActivity, new: AgentActivity | None) -> Reusa
     if new is None or activity.session._is_closing:
         return None
     from .agent import Agent
+    from .replies.realtime import can_hand_over
     from .turn import is_streaming_detector
 
     reuse = Reusable()
@@ -247,8 +261,10 @@ def detach_reusable(activity: AgentActivity, new: AgentActivity | None) -> Reusa
         reuse.hearing = activity.recognition.detach(
             keep_stt=same_stt, keep_turn_detector=same_detector
         )
-    if activity.can_hand_over_realtime(new):
-        reuse.realtime_session, activity._rt_session = activity._rt_session, None
+    link = activity.realtime
+    if link is not None and can_hand_over(activity, new, link):
+        link.mute()
+        reuse.realtime, activity.realtime = link, None
     return reuse
 
 
@@ -272,8 +288,16 @@ def hearing_steps(activity: AgentActivity) -> list[Step]:
 
 def model_steps(activity: AgentActivity) -> list[Step]:
     """End the session with a realtime model."""
-    session, activity._rt_session = activity._rt_session, None
-    return [Step("realtime session", session.aclose)] if session is not None else []
+    link, activity.realtime = activity.realtime, None
+    if link is None:
+        return []
+    return [_close_step("realtime session", link, activity.session.options.teardown_timeout)]
+
+
+def _close_step(name: str, link: RealtimeLink, budget: float) -> Step:
+    # It gives the session up itself, a little before the plan would give up the step.
+    allowed = budget - min(KILL, budget / 2) - min(0.05, budget / 4)
+    return Step(name, lambda: link.aclose(allowed))
 
 
 def toolset_steps(activity: AgentActivity) -> list[Step]:

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from .agent import Agent
     from .agent_session import AgentSession
     from .audio_recognition import AudioRecognition
+    from .realtime_link import RealtimeLink
 
 
 class ActivityClosedError(Exception):
@@ -74,7 +75,7 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
         self.scheduler = SpeechScheduler(self, owner=f"speech of {agent.id}")
         self.tool_choice: NotGivenOr[Any] = NOT_GIVEN
         self.recognition: AudioRecognition | None = None
-        self._rt_session: RealtimeSession[Any] | None = None
+        self.realtime: RealtimeLink | None = None
         self._mcp_toolsets: list[Toolset] = []
         self._former_toolsets: list[Toolset] = []
         self._silence: rtc.AudioFrame | None = None
@@ -152,7 +153,7 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
     @property
     def realtime_llm_session(self) -> RealtimeSession[Any] | None:
         """The live session with a realtime model, or None."""
-        return self._rt_session
+        return self.realtime.session if self.realtime is not None else None
 
     @property
     def on_enter_task(self) -> asyncio.Task[None] | None:
@@ -351,7 +352,7 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
         """Close resources that were detached for an activity that never took them."""
         if reuse is not None:
             plan = self._session._teardown_plan()
-            await plan.run(*reuse.close_steps())
+            await plan.run(*reuse.close_steps(self._session.options.teardown_timeout))
             plan.warn_once()
 
     def _release_agent(self) -> None:
@@ -438,8 +439,8 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
         """
         self.replies.drop_preemptive()
         interrupted = self.scheduler.interrupt(force=force, source=source)
-        if self._rt_session is not None:
-            self._rt_session.interrupt()
+        if self.realtime is not None:
+            self.realtime.interrupt()
         return _all_done(interrupted)
 
     def commit(self, *items: ChatItem, speech_handle: SpeechHandle | None = None) -> None:
@@ -453,10 +454,18 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
             logger.debug("dropping %d items that came after the end", len(items))
             return
         for item in items:
-            self._agent._chat_ctx.insert(item)
+            self._put(item)
             if speech_handle is not None:
                 speech_handle._item_added([item])
             self._session._add_to_history(item)
+
+    def _put(self, item: ChatItem) -> None:
+        if self.realtime is None:
+            self._agent._chat_ctx.insert(item)
+            return
+        from .realtime_items import fill_place
+
+        fill_place(self._agent._chat_ctx, item)
 
     def say(
         self,
@@ -504,8 +513,8 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
             return
         heard = self._silenced(frame) if self._must_not_listen() else frame
         self.recognition.push_audio(frame, heard)
-        if self._rt_session is not None:
-            self._rt_session.push_audio(heard)
+        if self.realtime is not None:
+            self.realtime.push_audio(heard)
 
     def _must_not_listen(self) -> bool:
         """Whether models get silence: the echo canceller still learns, or nobody may interrupt."""
@@ -535,24 +544,10 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
 
     def push_video(self, frame: rtc.VideoFrame) -> None:
         """One frame of the user's video, for a realtime model. Dropped otherwise."""
-        if self._started and self._rt_session is not None:
-            self._rt_session.push_video(frame)
+        if self._started and self.realtime is not None:
+            self.realtime.push_video(frame)
 
-    # -- realtime models ------------------------------------------------------------------------
-
-    async def push_realtime_state(self, session: RealtimeSession[Any], *, adopted: bool) -> None:
-        """Give a realtime session this agent's instructions, context and tools."""
-        from .replies.realtime import push_state
-
-        await push_state(self, session, adopted=adopted)
-
-    def can_hand_over_realtime(self, new: AgentActivity) -> bool:
-        """Whether `new` can go on with the open realtime session."""
-        if self._rt_session is None:
-            return False
-        from .replies.realtime import can_hand_over
-
-        return can_hand_over(self, new)
+    # -- changes while running ------------------------------------------------------------------
 
     def swap_models(
         self,
@@ -570,14 +565,16 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
                 setattr(agent, name, value)
         wiring.apply_swap(self, stt=is_given(stt), vad=is_given(vad))
 
-    # -- changes while running ------------------------------------------------------------------
-
     async def update_instructions(self, instructions: Any) -> None:
         """See `Agent.update_instructions`."""
         self._agent._instructions = instructions
-        self._record_config(AgentConfigUpdate(instructions=instructions))
-        if self._rt_session is not None:
-            await self._rt_session.update_instructions(instructions)
+        self._record_config(AgentConfigUpdate(instructions=str(instructions)))
+        if self.realtime is not None:
+            from .replies.realtime import spoken
+
+            await self.realtime.guard.update(
+                self.realtime.session.update_instructions(spoken(instructions))
+            )
         else:
             wiring.put_instructions(self)
 
@@ -593,8 +590,9 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
                     tools_added=sorted(after - before), tools_removed=sorted(before - after)
                 )
             )
-        if self._rt_session is not None:
-            await self._rt_session.update_tools(self.tool_context().flatten())
+        if self.realtime is not None:
+            available = self.tool_context().flatten()
+            await self.realtime.guard.update(self.realtime.session.update_tools(available))
         if isinstance(self.llm, LLM):
             await self.update_chat_ctx(self._agent._chat_ctx)
 
@@ -604,13 +602,8 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
         """See `Agent.update_chat_ctx`."""
         new = chat_ctx.copy(tools=self.tools) if exclude_invalid_function_calls else chat_ctx.copy()
         self._agent._chat_ctx = new
-        if self._rt_session is not None:
-            from .generation import remove_instructions
-
-            pushed = new.copy()
-            remove_instructions(pushed)
-            async with self.replies.remote_context_lock:
-                await self._rt_session.update_chat_ctx(pushed)
+        if self.realtime is not None:
+            await self.realtime.replace_context(new)
         else:
             wiring.put_instructions(self)
 
@@ -630,8 +623,8 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
         """Change the running activity: tool choice, endpointing, turn detection."""
         if is_given(tool_choice):
             self.tool_choice = tool_choice
-            if self._rt_session is not None:
-                self._rt_session.update_options(tool_choice=tool_choice)
+            if self.realtime is not None:
+                self.realtime.set_tool_choice(tool_choice)
         wiring.update_hearing(
             self, endpointing_opts, turn_detection, min_endpointing_delay, max_endpointing_delay
         )
@@ -640,15 +633,16 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
         """Drop what the user has said in the pending turn."""
         if self.recognition is not None:
             self.recognition.clear_user_turn()
-        if self._rt_session is not None:
-            self._rt_session.clear_audio()
+        self.replies.user_stopped(None)
+        if self.realtime is not None:
+            self.realtime.clear_audio()
 
     def commit_user_turn(
         self, *, transcript_timeout: float, stt_flush_duration: float, skip_reply: bool = False
     ) -> asyncio.Future[str]:
         """End the user's turn now. See `AgentSession.commit_user_turn`."""
-        if self._rt_session is not None:
-            self._rt_session.commit_audio()
+        if self.realtime is not None:
+            self.realtime.commit_audio()
             if not skip_reply:
                 self._session.generate_reply(input_modality="audio")
                 skip_reply = True

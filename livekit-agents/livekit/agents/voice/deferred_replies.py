@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..llm import ChatContext, FunctionCall, FunctionCallOutput, RealtimeError
+from ..llm import ChatContext, FunctionCall, FunctionCallOutput
 from ..log import logger
 from ..types import NOT_GIVEN
 from ._context import bound, neutral
@@ -158,8 +158,11 @@ class DeferredReplies:
                 activity.agent.id,
                 extra={"call_ids": [result.call.call_id for result in missing]},
             )
-        if activity.realtime_llm_session is not None:
-            await _push(activity, results)
+        if (link := activity.realtime) is not None:  # answers from its own copy
+            pushing = link.in_background(
+                link.change_context(lambda known: _insert_new(known, results)), "late tool results"
+            )
+            await asyncio.wait((pushing,))
 
     def _reply(self, activity: AgentActivity, results: list[_Result]) -> SpeechHandle:
         at_tail = _is_tail(activity.agent._chat_ctx, self._last_item_id)
@@ -182,19 +185,10 @@ class DeferredReplies:
         )
 
 
-async def _push(activity: AgentActivity, results: list[_Result]) -> None:
-    """A realtime model answers from its own copy of the conversation."""
-    realtime = activity.realtime_llm_session
-    assert realtime is not None
-    chat_ctx = realtime.chat_ctx.copy()
+def _insert_new(chat_ctx: ChatContext, results: list[_Result]) -> None:
     for result in results:
         if chat_ctx.get_by_id(result.output.id) is None:
             chat_ctx.insert([result.call, result.output])
-    async with activity.replies.remote_context_lock:
-        try:
-            await realtime.update_chat_ctx(chat_ctx)
-        except RealtimeError as error:
-            logger.warning("the realtime model did not confirm late tool results: %s", error)
 
 
 def _is_tail(chat_ctx: ChatContext, item_id: str | None) -> bool:

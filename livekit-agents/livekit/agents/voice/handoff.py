@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..llm import AgentHandoff, ToolError
+from ..llm import AgentHandoff, RealtimeModel, ToolError
 from ..log import logger
 from ..utils.aio import TaskScope
 from ..utils.aio.task_scope import current_ledger
 from ._context import (
     bound,
     current_activity,
+    current_function_call,
     current_speech_handle,
     may_await_inline_task,
     neutral,
@@ -174,6 +175,7 @@ class Handoffs:
         handle = current_speech_handle.get()
         owner = asyncio.current_task()
         assert owner is not None
+        _warn_if_calls_get_lost(task, parent)
         with self._holding(handle), self._blocking(parent, owner, handle):
             slot = self._slots.setdefault(parent, asyncio.Lock())
             await self._acquire(slot)
@@ -400,6 +402,22 @@ def _new_activity(agent: Agent, session: AgentSession[Any]) -> AgentActivity:
     from .agent_activity import AgentActivity
 
     return AgentActivity(agent, session)
+
+
+def _warn_if_calls_get_lost(task: AgentTask[Any], parent: AgentActivity) -> None:
+    model = parent.llm
+    if (
+        current_function_call.get() is not None
+        and isinstance(model, RealtimeModel)
+        and not model.capabilities.manual_function_calls
+    ):
+        logger.error(
+            "%s is awaited inside a function tool, but %s can't be told of a call that it did not "
+            "make itself: it may lose the tool's result. Hand over with session.update_agent() "
+            "instead",
+            task.id,
+            model.label,
+        )
 
 
 def _complete_with(task: AgentTask[Any], error: BaseException) -> None:

@@ -283,11 +283,16 @@ class SpeechScheduler:
         self._current = None
         self._advance()
 
-    async def wait_for_authorization(self, handle: SpeechHandle) -> None:
+    async def wait_for_authorization(
+        self, handle: SpeechHandle, *, over_user: bool = False
+    ) -> None:
         """Return when this step may play, or when the speech is interrupted.
 
         It may play when its turn has come, the authorization gate is open and, if it can be
         interrupted, the user is silent. A closing session opens both gates for good.
+
+        Args:
+            over_user: Whoever speaks listens meanwhile, and need not wait for the user's silence.
         """
         while not handle.interrupted:
             waits = [handle._interrupt_fut]
@@ -295,7 +300,7 @@ class SpeechScheduler:
                 waits.append(handle._authorized_fut)
             elif not self.authorization_gate.is_open:
                 waits.append(self.authorization_gate.opened())
-            elif handle.allow_interruptions and not self.user_silent.is_open:
+            elif handle.allow_interruptions and not (over_user or self.user_silent.is_open):
                 waits.append(self.user_silent.opened())
             else:
                 return

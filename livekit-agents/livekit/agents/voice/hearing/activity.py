@@ -7,11 +7,12 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from ...llm import LLM, ChatItem, RealtimeModel, RealtimeSession
+    from ...llm import LLM, ChatItem, RealtimeModel
     from ...stt import STT
     from ..agent import Agent
     from ..agent_session import AgentSession
     from ..audio_recognition import AudioRecognition
+    from ..realtime_link import RealtimeLink
     from ..replies import Replies
     from ..scheduling import SpeechScheduler
     from ..speech_handle import SpeechHandle
@@ -48,9 +49,7 @@ class HearingActivity(Protocol):
     @property
     def turns_blocked(self) -> bool: ...
 
-    @property
-    def realtime_llm_session(self) -> RealtimeSession[Any] | None: ...
-
+    realtime: RealtimeLink | None
     scheduler: SpeechScheduler
     replies: Replies
     recognition: AudioRecognition | None

@@ -291,7 +291,7 @@ class BargeIn:
         speech = activity.scheduler.current_speech
         if self._must_ignore_activity():
             return
-        if (realtime := activity.realtime_llm_session) is not None:
+        if (realtime := activity.realtime) is not None:
             realtime.start_user_activity()
         if speech is None or not _can_interrupt(speech):
             return
@@ -373,7 +373,7 @@ class BargeIn:
             nothing.set_result(None)
             return nothing
         if _can_interrupt(speech):
-            if (realtime := self._activity.realtime_llm_session) is not None:
+            if (realtime := self._activity.realtime) is not None:
                 realtime.interrupt()
             speech.interrupt(source=source)
         return self._scope.spawn(self._resume_after(speech), name="end speech pause")

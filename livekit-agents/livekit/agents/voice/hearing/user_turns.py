@@ -116,8 +116,8 @@ class UserTurns:
             or not info.backchannel_over_agent
         ):
             return False
-        if activity.realtime_llm_session is not None:
-            activity.realtime_llm_session.clear_audio()
+        if activity.realtime is not None:
+            activity.realtime.clear_audio()
         return True
 
     # -- completing -----------------------------------------------------------------------------
@@ -143,7 +143,7 @@ class UserTurns:
     async def _answer(self, turn: _Turn, *, skip_reply: bool) -> SpeechHandle | None:
         """Reply to a turn; returns the reply, if there is one."""
         activity = self._activity
-        realtime = activity.realtime_llm_session
+        realtime = activity.realtime
         await self._interrupt_background()
         if realtime is not None:
             if activity.server_turn_detection:
@@ -189,8 +189,8 @@ class UserTurns:
         self._activity.barge_in.end_with_interruption(source="user_turn")
         speech.interrupt(source="user_turn")._release_tools()
         await speech
-        if activity.realtime_llm_session is not None:
-            activity.realtime_llm_session.interrupt()
+        if activity.realtime is not None:
+            activity.realtime.interrupt()
         return True
 
     def _reply_refused(self, turn: _Turn) -> bool:

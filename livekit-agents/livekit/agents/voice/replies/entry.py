@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from ..hearing.hooks import PreemptiveGenerationInfo
 
 
+TOOL_REPLY_TIMEOUT = 5.0
+"""Seconds that a run waits for a realtime model to comment on its tools by itself."""
+
+
 @dataclass
 class _Preemptive:
     """A reply that was begun before the turn was surely over."""
@@ -46,8 +50,8 @@ class Replies:
         self._activity = activity
         self._preemptive: _Preemptive | None = None
         self._preemptive_attempts = 0
-        self.remote_context_lock = asyncio.Lock()
-        """Orders pushes of the context to a realtime model. Never held by a close."""
+        self._user_stopped_at: float | None = None
+        self._tool_reply: asyncio.Future[None] | None = None
 
     # -- say --------------------------------------------------------------------------------------
 
@@ -129,9 +133,10 @@ class Replies:
         if isinstance(activity.llm, RealtimeModel):
             from .realtime import reply_with_model
 
-            task: Any = reply_with_model(
-                activity, handle, message, instructions, tool_choice, chosen
-            )
+            if answers_user_at is not None:
+                self.user_stopped(answers_user_at)
+            only = NOT_GIVEN if _same_tools(chosen, activity.tools) else chosen
+            task: Any = reply_with_model(activity, handle, message, instructions, tool_choice, only)
         else:
             request = ReplyRequest(
                 chat_ctx=chat_ctx if chat_ctx is not None else activity.agent._chat_ctx,
@@ -277,11 +282,49 @@ class Replies:
         self._activity.scheduler.schedule(prepared.handle)
         return prepared.handle
 
+    # -- realtime models --------------------------------------------------------------------------
+
     def on_generation_created(self, event: Any) -> None:
         """A realtime model began to answer by itself."""
         from .realtime import play_server_generation
 
         play_server_generation(self._activity, event)
+
+    def user_stopped(self, at: float | None) -> None:
+        """The user has said something that the model is to answer; None if that is void.
+
+        Args:
+            at: When the user fell silent (`time.time()`).
+        """
+        self._user_stopped_at = at
+
+    def take_user_stopped(self) -> float | None:
+        """When the user fell silent, for the first speech that answers it."""
+        at, self._user_stopped_at = self._user_stopped_at, None
+        return at
+
+    def expect_tool_reply(self) -> None:
+        """The model is about to comment on the results of its tools, and the run waits for that."""
+        run = self._activity.session._global_run_state
+        if run is None or run.done():
+            return
+        expected = self._tool_reply = run._guard()
+        timer = asyncio.get_running_loop().call_later(TOOL_REPLY_TIMEOUT, _resolve, expected)
+        expected.add_done_callback(lambda _: timer.cancel())
+
+    def tool_reply_began(self, handle: SpeechHandle) -> None:
+        """The model speaks: if that was waited for, the run waits for its end."""
+        expected, self._tool_reply = self._tool_reply, None
+        run = self._activity.session._global_run_state
+        if expected is not None and not expected.done():
+            if run is not None:
+                run._watch_handle(handle)
+            _resolve(expected)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _named(tools: list[Tool | Toolset], ids: list[str]) -> list[Tool | Toolset]:

@@ -4,84 +4,90 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterable, Coroutine
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
 from ...llm import (
+    ChatContext,
     ChatMessage,
-    FunctionCall,
+    FunctionCallOutput,
     GenerationCreatedEvent,
     RealtimeError,
     RealtimeModel,
-    RealtimeSession,
     ToolContext,
 )
-from ...llm.chat_context import Instructions
+from ...llm.chat_context import Instructions, MetricsReport
 from ...log import logger
-from ...types import NOT_GIVEN, NotGivenOr
+from ...types import NOT_GIVEN, NotGiven, NotGivenOr
 from ...utils import is_given
 from ...utils.aio import Chan, TaskScope
 from ..events import SpeechCreatedEvent
 from ..generation import remove_instructions
+from ..hearing.activity import owns_overlapping_speech
+from ..realtime_items import give_up_place
 from ..speech_handle import DEFAULT_INPUT_DETAILS, SpeechHandle
-from .inference import TTSInference, close_node, resolve_node
+from .inference import TextSegment, TTSInference, resolve_node, timed_or_raw
 from .segment import SegmentPlayback
-from .step import CHILD_GRACE, settle_state, step_over, transformed
+from .step import CHILD_GRACE, settle_state, step_over, voiced
 from .tool_loop import ToolLoop
 
 if TYPE_CHECKING:
     from ...llm import MessageGeneration, ToolChoice
     from ..agent_activity import AgentActivity
+    from ..realtime_link import RealtimeLink
+
+T = TypeVar("T")
+_Modalities: TypeAlias = list[Literal["text", "audio"]]
 
 
-async def push_state(
-    activity: AgentActivity, session: RealtimeSession[Any], *, adopted: bool
-) -> None:
+async def push_state(activity: AgentActivity, link: RealtimeLink, *, adopted: bool) -> None:
     """Give a session the agent's instructions, context and tools; of an adopted one, what it lets
-    change."""
-    capabilities = session.realtime_model.capabilities
+    change. A session that does not acknowledge them in time goes on without."""
+    can = link.capabilities
     chat_ctx = activity.agent._chat_ctx.copy()
     remove_instructions(chat_ctx)
+    update = link.session._update_session(
+        instructions=spoken(activity.agent.instructions)
+        if not adopted or can.mutable_instructions
+        else NOT_GIVEN,
+        chat_ctx=chat_ctx if not adopted or can.mutable_chat_context else NOT_GIVEN,
+        tools=activity.tool_context().flatten() if not adopted or can.mutable_tools else NOT_GIVEN,
+    )
     try:
-        await session._update_session(
-            instructions=_rendered(activity.agent.instructions)
-            if not adopted or capabilities.mutable_instructions
-            else NOT_GIVEN,
-            chat_ctx=chat_ctx if not adopted or capabilities.mutable_chat_context else NOT_GIVEN,
-            tools=activity.tool_context().flatten()
-            if not adopted or capabilities.mutable_tools
-            else NOT_GIVEN,
-        )
+        await link.guard.update(update)
     except RealtimeError as error:
         logger.warning("the realtime model did not confirm the agent's settings: %s", error)
 
 
-def _rendered(instructions: str | Instructions) -> str:
+def spoken(instructions: str | Instructions) -> str:
+    """The instructions as a model reads them that hears and speaks."""
     if isinstance(instructions, Instructions):
         return instructions.render(modality="audio")
     return instructions
 
 
-def can_hand_over(old: AgentActivity, new: AgentActivity) -> bool:
+def can_hand_over(old: AgentActivity, new: AgentActivity, link: RealtimeLink) -> bool:
     """Whether the open session fits the next agent, as it is or after what it lets change."""
-    model = old.llm
+    model, can = old.llm, link.capabilities
     if not isinstance(model, RealtimeModel) or model is not new.llm:
         return False
-    capabilities = model.capabilities
     if old.server_turn_detection != new.server_turn_detection:
         return False
-    same_tools = list(old.tool_context().function_tools) == list(new.tool_context().function_tools)
-    same_context = old.agent._chat_ctx.is_equivalent(new.agent._chat_ctx)
     return (
-        (capabilities.mutable_instructions or old.agent.instructions == new.agent.instructions)
-        and (capabilities.mutable_tools or same_tools)
-        and (capabilities.mutable_chat_context or same_context)
+        (can.mutable_instructions or old.agent.instructions == new.agent.instructions)
+        and (can.mutable_tools or _same_tools(old, new))
+        and (can.mutable_chat_context or old.agent._chat_ctx.is_equivalent(new.agent._chat_ctx))
     )
+
+
+def _same_tools(old: AgentActivity, new: AgentActivity) -> bool:
+    return old.tool_context().function_tools == new.tool_context().function_tools
 
 
 def play_server_generation(activity: AgentActivity, event: GenerationCreatedEvent) -> None:
     """The model began to answer by itself: play it as a speech of its own."""
-    if event.user_initiated:
+    link = activity.realtime
+    if event.user_initiated or link is None:
         return  # whoever asked for it waits for it
     if activity.turns_blocked:
         logger.warning("skipping a reply of the realtime model, speech scheduling is paused")
@@ -89,13 +95,14 @@ def play_server_generation(activity: AgentActivity, event: GenerationCreatedEven
     handle = SpeechHandle.create(
         allow_interruptions=activity.allow_interruptions, input_details=DEFAULT_INPUT_DETAILS
     )
+    activity.replies.tool_reply_began(handle)
     activity.session.emit(
         "speech_created",
         SpeechCreatedEvent(user_initiated=False, source="generate_reply", speech_handle=handle),
     )
     reply = RealtimeReply(activity, handle, tool_choice=NOT_GIVEN)
     activity.create_speech_task(
-        reply.run(event), speech_handle=handle, name=f"realtime reply {handle.id}"
+        reply.play(link, event), speech_handle=handle, name=f"realtime reply {handle.id}"
     )
     activity.scheduler.schedule(handle)
 
@@ -106,9 +113,13 @@ async def reply_with_model(
     message: ChatMessage | None,
     instructions: NotGivenOr[str | Instructions],
     tool_choice: NotGivenOr[ToolChoice],
-    tools: list[Any],
+    tools: NotGivenOr[list[Any]],
 ) -> None:
-    """Ask the model for a reply when the speech's turn has come, and play it."""
+    """Ask the model for a reply when the speech's turn has come, and play it.
+
+    Args:
+        tools: The only tools of this reply; without it all.
+    """
     reply = RealtimeReply(activity, handle, tool_choice=tool_choice)
     await reply.request(message, instructions, tools)
 
@@ -143,10 +154,17 @@ class RealtimeReply:
         output = self._session.output
         self._audio_output = output.audio if output.audio_enabled else None
         self._text_output = output.transcription if output.transcription_enabled else None
-        self._tools: ToolLoop | None = None
-        self._played: list[tuple[str, SegmentPlayback]] = []
-        self._committed: set[str] = set()
+        self._tools = ToolLoop(
+            activity,
+            handle,
+            ToolContext(activity.tools),
+            tool_choice,
+            more_tools=[],
+        )
+        self._played: list[_Played] = []
+        self._response_id: str | None = None
         self._started_at: float | None = None
+        self._answers_user_at: float | None = None
 
     # -- entries ----------------------------------------------------------------------------------
 
@@ -154,102 +172,31 @@ class RealtimeReply:
         self,
         message: ChatMessage | None,
         instructions: NotGivenOr[str | Instructions],
-        tools: list[Any],
+        tools: NotGivenOr[list[Any]],
     ) -> None:
         """Push the input, ask for the response, and play it."""
-        handle = self._handle
-        await self._activity.scheduler.wait_for_authorization(handle)
-        realtime = self._activity.realtime_llm_session
-        if handle.interrupted or realtime is None:
-            return
-        self._session._update_agent_state("thinking")
-        try:
-            if message is not None:
-                await self._push_message(realtime, message)
-            event = await self._response(realtime, instructions)
-        except RealtimeError as error:
-            handle._set_error(error)
-            settle_state(self._activity, handle)
-            return
-        if event is not None:
-            await self.run(event)
+        await self._to_the_end(self._request(message, instructions, tools))
 
     async def say(self, text: str | AsyncIterable[str]) -> None:
         """Let the model say a text."""
-        await self._activity.scheduler.wait_for_authorization(self._handle)
-        realtime = self._activity.realtime_llm_session
-        if self._handle.interrupted or realtime is None:
-            return
-        try:
-            event = await self._await_response(realtime, realtime.say(text))
-        except RealtimeError as error:
-            self._handle._set_error(error)
-            return
-        if event is not None:
-            await self.run(event)
+        await self._to_the_end(self._say(text))
 
-    async def _push_message(self, realtime: RealtimeSession[Any], message: ChatMessage) -> None:
-        chat_ctx = realtime.chat_ctx.copy()
-        chat_ctx.insert(message)
-        async with self._activity.replies.remote_context_lock:
-            try:
-                await realtime.update_chat_ctx(chat_ctx)
-            except RealtimeError as error:  # only the acknowledgement is missing
-                logger.warning("the realtime model did not confirm the user's message: %s", error)
-        self._activity.commit(message, speech_handle=self._handle)
+    async def play(self, link: RealtimeLink, event: GenerationCreatedEvent) -> None:
+        """Play a response that has begun. The event has gone through the guard of the link."""
+        await self._to_the_end(self._play(link, event))
 
-    async def _response(
-        self, realtime: RealtimeSession[Any], instructions: NotGivenOr[str | Instructions]
-    ) -> GenerationCreatedEvent | None:
-        rendered: NotGivenOr[str] = (
-            instructions.render(modality="audio")
-            if isinstance(instructions, Instructions)
-            else instructions
-        )
-        per_response = realtime.realtime_model.capabilities.per_response_tool_choice
-        if per_response:
-            fut = realtime.generate_reply(instructions=rendered, tool_choice=self._tool_choice)
-            return await self._await_response(realtime, fut)
-        changed = is_given(self._tool_choice)
-        if changed:
-            realtime.update_options(tool_choice=self._tool_choice)
-        try:
-            fut = realtime.generate_reply(instructions=rendered)
-            return await self._await_response(realtime, fut)
-        finally:
-            if changed:
-                default = self._activity.tool_choice
-                realtime.update_options(tool_choice=default if is_given(default) else None)
-
-    async def _await_response(
-        self,
-        realtime: RealtimeSession[Any],
-        fut: asyncio.Future[GenerationCreatedEvent],
-    ) -> GenerationCreatedEvent | None:
-        """The response, or None when the speech was interrupted before it began."""
-        await self._handle.wait_if_not_interrupted([fut])
-        if not fut.done():
-            fut.cancel()
-            return None
-        event = fut.result()
-        if self._handle.interrupted:
-            realtime.interrupt()
-            return None
-        return event
-
-    # -- playing ----------------------------------------------------------------------------------
-
-    async def run(self, event: GenerationCreatedEvent) -> None:
-        """Play the messages, run the tools, and give the model their results."""
+    async def _to_the_end(self, reply: Coroutine[Any, Any, None]) -> None:
+        """Whatever happens to a reply, what was heard is kept and nothing goes on behind it."""
         forget = self._handle._on_cut_off(self.settle)
-        keep_tools = self._handle._on_release(self._release_tools)
+        keep_tools = self._handle._on_release(self._tools.release)
         try:
-            await self._run(event)
+            await reply
         except RealtimeError as error:
             self._handle._set_error(error)
+            logger.warning("a realtime reply failed: %s", error, extra=self._log_extra)
         except Exception as error:
             self._handle._set_error(error)
-            logger.exception("a realtime reply failed", extra={"speech_id": self._handle.id})
+            logger.exception("a realtime reply failed", extra=self._log_extra)
         finally:
             forget()
             keep_tools()
@@ -257,72 +204,182 @@ class RealtimeReply:
             step_over(self._activity, self._handle)
             settle_state(self._activity, self._handle)
 
-    async def _run(self, event: GenerationCreatedEvent) -> None:
-        handle, activity = self._handle, self._activity
-        calls: Chan[FunctionCall] = Chan()
-        messages: Chan[MessageGeneration] = Chan()
-        self._scope.spawn(_pump(event.function_stream, calls), name="realtime calls")
-        self._scope.spawn(_pump(event.message_stream, messages), name="realtime messages")
-        await activity.scheduler.wait_for_authorization(handle)
-        if handle.interrupted:
-            self._interrupt_server(messages, calls)
+    @property
+    def _log_extra(self) -> dict[str, Any]:
+        return {"speech_id": self._handle.id}
+
+    # -- asking -----------------------------------------------------------------------------------
+
+    async def _request(
+        self,
+        message: ChatMessage | None,
+        instructions: NotGivenOr[str | Instructions],
+        tools: NotGivenOr[list[Any]],
+    ) -> None:
+        await self._my_turn()
+        link = self._activity.realtime
+        if message is not None:
+            await self._tell(link, message)
+        if self._handle.interrupted or link is None:
             return
-        self._tools = ToolLoop(
-            activity,
-            handle,
-            ToolContext(activity.tools),
-            self._tool_choice,
-            more_tools=[],
+        self._session._update_agent_state("thinking")
+        event = await self._response(link, instructions, tools)
+        if event is not None:
+            await self._play(link, event)
+
+    async def _say(self, text: str | AsyncIterable[str]) -> None:
+        await self._my_turn()
+        link = self._activity.realtime
+        if self._handle.interrupted or link is None:
+            return
+        event = await self._begun(link, link.guard.reply(link.session.say(text)))
+        if event is not None:
+            await self._play(link, event)
+
+    async def _my_turn(self) -> None:
+        """Until this speech may play, or is interrupted."""
+        await self._activity.scheduler.wait_for_authorization(
+            self._handle, over_user=owns_overlapping_speech(self._activity)
         )
-        running = self._scope.spawn(self._tools.run(calls), name="realtime tools")
-        await self._play_messages(messages)
+
+    async def _tell(self, link: RealtimeLink | None, message: ChatMessage) -> None:
+        """The user's words: into the history, whatever comes of the reply, and to the model."""
+        self._activity.commit(message, speech_handle=self._handle)
+        if link is None:
+            return
+        pushing = link.in_background(
+            link.change_context(lambda chat_ctx: chat_ctx.insert(message)), "the user's message"
+        )
+        await self._or_interrupted(pushing)
+
+    async def _response(
+        self,
+        link: RealtimeLink,
+        instructions: NotGivenOr[str | Instructions],
+        tools: NotGivenOr[list[Any]],
+    ) -> GenerationCreatedEvent | None:
+        """Ask for a response with these tools, and wait until it begins."""
+        text = NOT_GIVEN if isinstance(instructions, NotGiven) else spoken(instructions)
+        chosen = ToolContext(tools).flatten() if is_given(tools) else NOT_GIVEN
+        if link.capabilities.per_response_tool_choice:
+            asked = link.guard.generate_reply(
+                instructions=text, tool_choice=self._tool_choice, tools=chosen
+            )
+            return await self._begun(link, asked)
+        limits_tools = is_given(chosen) and self._can_limit_tools(link)
+        try:
+            if is_given(self._tool_choice):
+                link.set_tool_choice(self._tool_choice)
+            if limits_tools and is_given(chosen):
+                limiting = link.in_background(link.session.update_tools(chosen), "the tools")
+                await self._or_interrupted(limiting)
+            if self._handle.interrupted:
+                return None
+            return await self._begun(link, link.guard.generate_reply(instructions=text))
+        finally:
+            if is_given(self._tool_choice):
+                default = self._activity.tool_choice
+                link.set_tool_choice(default if is_given(default) else None)
+            if limits_tools:
+                link.in_background(
+                    link.session.update_tools(self._activity.tool_context().flatten()), "the tools"
+                )
+
+    def _can_limit_tools(self, link: RealtimeLink) -> bool:
+        if not link.capabilities.mutable_tools:
+            logger.warning(
+                "%s can't change its tools during a session: the reply may use all of them",
+                link.session.realtime_model.label,
+            )
+        return link.capabilities.mutable_tools
+
+    async def _begun(
+        self, link: RealtimeLink, asked: asyncio.Future[GenerationCreatedEvent]
+    ) -> GenerationCreatedEvent | None:
+        """The response, or None when the speech was interrupted before it began."""
+        event = await self._or_interrupted(asked)
+        if event is None:
+            asked.cancel()
+        elif self._handle.interrupted:
+            link.drop_response(event)
+            return None
+        return event
+
+    async def _or_interrupted(self, awaited: asyncio.Future[T]) -> T | None:
+        """The outcome, or None if the speech is interrupted before there is one."""
+        await self._handle.wait_if_not_interrupted([awaited])
+        return awaited.result() if awaited.done() and not awaited.cancelled() else None
+
+    # -- playing ----------------------------------------------------------------------------------
+
+    async def _play(self, link: RealtimeLink, event: GenerationCreatedEvent) -> None:
+        handle, scheduler = self._handle, self._activity.scheduler
+        self._response_id = event.response_id
+        await self._my_turn()
+        # An interrupted loop starts no calls, but answers them.
+        running = self._scope.spawn(
+            self._tools.run(cast("Chan[Any]", event.function_stream)), name="realtime tools"
+        )
+        await self._play_messages(link, cast("Chan[MessageGeneration]", event.message_stream))
         if handle.interrupted:
-            self._interrupt_server(messages, calls)
+            link.drop_response(event)
+            self._forget_unheard(link, cast("Chan[MessageGeneration]", event.message_stream))
         handle._mark_generation_done()
+        if self._tools.running:
+            scheduler.background.add(handle)
+        settle_state(self._activity, handle)
         if not running.done():
-            activity.scheduler.background.add(handle)
-            try:
-                await asyncio.wait((running,))
-            finally:
-                activity.scheduler.background.discard(handle)
+            scheduler.background.add(handle)
+        try:
+            await asyncio.wait((running,))
+        finally:
+            scheduler.background.discard(handle)
         await self._answer_tools()
 
-    def _interrupt_server(self, messages: Chan[Any], calls: Chan[Any]) -> None:
-        realtime = self._activity.realtime_llm_session
-        if realtime is not None and not (messages.closed and calls.closed):
-            realtime.interrupt()
-
-    async def _play_messages(self, messages: Chan[MessageGeneration]) -> None:
+    async def _play_messages(self, link: RealtimeLink, messages: Chan[MessageGeneration]) -> None:
         while not self._handle.interrupted:
-            receive = self._scope.spawn(_next(messages), name="next message")
-            await self._handle.wait_if_not_interrupted([receive])
-            message = receive.result() if receive.done() and not receive.cancelled() else None
+            receiving = self._scope.spawn(_next(messages), name="next message", log_errors=False)
+            message = await self._or_interrupted(receiving)
             if message is None:
                 return
-            playback = await self._playback(message)
-            self._played.append((message.message_id, playback))
+            played = _Played(message.message_id, link)
+            self._played.append(played)
+            modalities = await self._or_interrupted(
+                cast("asyncio.Future[_Modalities]", message.modalities)
+            )
+            if modalities is None:
+                return
+            played.modalities = modalities
+            played.playback = playback = await self._playback(message, modalities)
             await playback.play()
-            self._commit(message.message_id, playback)
-            if playback.outcome == "partial":
+            self._commit(played)
+            if playback.failed:
+                self._handle._set_error(playback.first_error)
+            if playback.outcome != "full":
                 return
 
-    async def _playback(self, message: MessageGeneration) -> SegmentPlayback:
-        modalities = await message.modalities
+    async def _playback(
+        self, message: MessageGeneration, modalities: _Modalities
+    ) -> SegmentPlayback:
         frames: Any = None
         text: Any = message.text_stream
         tts: TTSInference | None = None
-        if self._audio_output is not None:
-            if "audio" in modalities:
-                frames = await resolve_node(
-                    self._activity.agent.realtime_audio_output_node(
-                        message.audio_stream, self._settings
-                    )
+        if self._audio_output is None:
+            pass
+        elif "audio" in modalities:
+            frames = await resolve_node(
+                self._activity.agent.realtime_audio_output_node(
+                    message.audio_stream, self._settings
                 )
-            elif self._activity.tts is not None:
-                text, tts = self._synthesised(message.text_stream)
-                frames = tts.frames
-            else:
-                logger.error("the realtime model answered in text, and there is no TTS to speak it")
+            )
+        elif self._activity.tts is not None:
+            text, tts = self._synthesised(message.text_stream)
+            frames = tts.frames
+        else:
+            logger.error(
+                "the realtime model answered in text, and there is no TTS to speak it: give the "
+                "session or agent a TTS"
+            )
         return SegmentPlayback(
             self._activity,
             self._handle,
@@ -335,84 +392,104 @@ class RealtimeReply:
             on_first_frame=self._on_first_frame,
         )
 
-    def _synthesised(self, source: AsyncIterable[str]) -> tuple[AsyncIterable[str], TTSInference]:
-        voice: Chan[str] = Chan()
-        shown: Chan[str] = Chan()
-
-        async def split() -> None:
-            try:
-                async for delta in source:
-                    voice.send_nowait(delta)
-                    shown.send_nowait(delta)
-            finally:
-                voice.close()
-                shown.close()
-
-        self._scope.spawn(split(), name="realtime text")
-        tts = TTSInference(
-            self._activity.agent,
-            transformed(self._activity, voice),
-            self._settings,
-            aligned=False,
-            on_progress=self._session._progress.touch,
-        )
+    def _synthesised(self, source: AsyncIterable[str]) -> tuple[Any, TTSInference]:
+        """The transcript and the voice of a message of text alone."""
+        model = self._activity.llm
+        if isinstance(model, RealtimeModel) and model.capabilities.audio_output:
+            logger.warning("%s answered in text only, the TTS speaks it", model.label)
+        segment = TextSegment()
+        self._scope.spawn(_feed(source, segment), name="realtime text")
+        assert segment.voice is not None
+        tts = voiced(self._activity, segment.voice, self._settings)
         self._scope.spawn(tts.run(), name="tts_node")
-        return shown, tts
+        text = segment.transcript if tts.timed is None else timed_or_raw(tts, segment.transcript)
+        return text, tts
 
     def _on_first_frame(self, at: float) -> None:
         if self._started_at is None:
             self._started_at = at
+            self._answers_user_at = self._activity.replies.take_user_stopped()
             self._session._update_agent_state("speaking", at=at)
 
     # -- history ----------------------------------------------------------------------------------
 
-    def _commit(self, message_id: str, playback: SegmentPlayback) -> None:
-        if message_id in self._committed or playback.outcome == "skipped":
+    def _commit(self, played: _Played) -> None:
+        """Put what was heard of a message into the histories, and tell the server. Once."""
+        playback = played.playback
+        if played.committed or playback is None or playback.outcome == "skipped":
             return
-        self._committed.add(message_id)
+        played.committed = True
         partial = playback.outcome == "partial"
-        realtime = self._activity.realtime_llm_session
-        truncates = realtime is not None and realtime.realtime_model.capabilities.message_truncation
-        if partial and truncates and realtime is not None:
-            realtime.truncate(
-                message_id=message_id,
-                modalities=["text", "audio"] if self._audio_output is not None else ["text"],
-                audio_end_ms=int(playback.playback_position * 1000),
-                audio_transcript=playback.said,
-            )
-        if playback.said:
+        said = playback.said
+        if said:
+            started = playback.started_at
             self._activity.commit(
                 ChatMessage(
-                    id=message_id,
+                    id=played.message_id,
                     role="assistant",
-                    content=[playback.said],
+                    content=[said],
                     interrupted=partial,
-                    created_at=self._started_at or time.time(),
+                    created_at=time.time() if started is None else started,
+                    metrics=self._metrics(playback),
                 ),
                 speech_handle=self._handle,
+            )
+        if partial and played.link.capabilities.message_truncation:
+            played.link.truncate(
+                message_id=played.message_id,
+                modalities=played.modalities,
+                audio_end_ms=int(playback.playback_position * 1000),
+                audio_transcript=said,
+            )
+
+    def _metrics(self, playback: SegmentPlayback) -> MetricsReport:
+        metrics: dict[str, Any] = {
+            "started_speaking_at": playback.started_at,
+            "stopped_speaking_at": time.time() if playback.started_at is not None else None,
+            "playback_latency": playback.latency,
+            "provider_request_ids": [self._response_id] if self._response_id else None,
+        }
+        model = self._activity.llm
+        if model is not None:
+            metrics["llm_metadata"] = {"model_name": model.model, "model_provider": model.provider}
+        user_stopped, self._answers_user_at = self._answers_user_at, None
+        if user_stopped is not None and self._started_at is not None:
+            metrics["e2e_latency"] = max(0.0, self._started_at - user_stopped)
+        return cast(MetricsReport, {k: v for k, v in metrics.items() if v is not None})
+
+    def _forget_unheard(self, link: RealtimeLink, messages: Chan[MessageGeneration]) -> None:
+        """Let neither side believe that something was said which nobody heard."""
+        unheard = [played.message_id for played in self._played if not played.committed]
+        while not messages.empty():
+            unheard.append(messages.recv_nowait().message_id)
+        for message_id in unheard:
+            give_up_place(self._activity.agent._chat_ctx, message_id)
+        if unheard and link.capabilities.mutable_chat_context:
+            link.in_background(
+                link.change_context(lambda chat_ctx: _remove(chat_ctx, unheard)),
+                "that messages were not heard",
             )
 
     def settle(self) -> None:
         """Save what is known: the speech is cut off. Synchronous, idempotent."""
-        for message_id, playback in self._played:
-            playback.settle()
-            self._commit(message_id, playback)
-        if self._tools is not None:
-            self._tools.cut_off()
-            self._tools.commit(reply_allowed=False)
+        for played in self._played:
+            if played.playback is not None:
+                played.playback.settle()
+                self._commit(played)
+        self._tools.cut_off()
+        self._tools.commit(reply_allowed=False)
+        link = self._activity.realtime
+        if link is not None and not self._session._is_closing:
+            self._push_outputs(link)
 
     # -- tools ------------------------------------------------------------------------------------
 
-    def _release_tools(self) -> None:
-        if self._tools is not None:
-            self._tools.release()
-
     async def _answer_tools(self) -> None:
         """Give the model the results of its tools, and let it comment on them."""
-        tools, activity = self._tools, self._activity
-        if tools is None or not tools.outputs:
+        tools, activity, handle = self._tools, self._activity, self._handle
+        if not tools.outputs:
             return
-        silenced = self._handle.interrupted or self._activity.displaced
+        silenced = handle.interrupted or activity.displaced
         event = tools.commit(reply_allowed=not silenced)
         agent = tools.new_agent
         if event is not None and agent is not None and event.has_agent_handoff:
@@ -420,22 +497,29 @@ class RealtimeReply:
                 self._session.update_agent(agent)
             except RuntimeError as error:
                 logger.warning("the handoff that a tool asked for is refused: %s", error)
-        realtime = activity.realtime_llm_session
-        if realtime is None:
-            return
         await self._wait_for_the_floor()
-        chat_ctx = realtime.chat_ctx.copy()
-        for output in tools.outputs:
-            if output.fnc_call_out is not None:
-                chat_ctx.insert(output.fnc_call_out)
-        async with activity.replies.remote_context_lock:
-            try:
-                await realtime.update_chat_ctx(chat_ctx)
-            except RealtimeError as error:
-                logger.warning("the realtime model did not confirm the tool results: %s", error)
-        wants_reply = event is not None and event.has_tool_reply and not self._handle.interrupted
-        if wants_reply and not realtime.realtime_model.capabilities.auto_tool_reply_generation:
-            await self._reply_to_tools(realtime)
+        link = activity.realtime
+        if link is None:
+            return
+        wants_reply = event is not None and event.has_tool_reply and not silenced
+        replies_by_itself = link.capabilities.auto_tool_reply_generation
+        if wants_reply and replies_by_itself:
+            activity.replies.expect_tool_reply()
+        pushing = self._push_outputs(link)
+        if pushing is not None:
+            await self._or_interrupted(pushing)
+        if wants_reply and not replies_by_itself and not handle.interrupted:
+            await self._reply_to_tools(link)
+
+    def _push_outputs(self, link: RealtimeLink) -> asyncio.Task[None] | None:
+        """Answer the model's calls: some wait for that before they do anything else."""
+        outputs = [o.fnc_call_out for o in self._tools.outputs if o.fnc_call_out is not None]
+        if not outputs:
+            return None
+        return link.in_background(
+            link.change_context(lambda chat_ctx: _insert_new(chat_ctx, outputs)),
+            "the results of the tools",
+        )
 
     async def _wait_for_the_floor(self) -> None:
         """Until no other speech plays or waits; a closing session or an interruption ends it."""
@@ -447,28 +531,54 @@ class RealtimeReply:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.sleep(0)
 
-    async def _reply_to_tools(self, realtime: RealtimeSession[Any]) -> None:
-        realtime.interrupt()
+    async def _reply_to_tools(self, link: RealtimeLink) -> None:
+        link.interrupt()
         handle = self._handle
+        tool_choice: NotGivenOr[ToolChoice] = self._tools.reply_tool_choice() or NOT_GIVEN
+        if handle.num_steps >= self._session.options.max_tool_steps + 1:
+            logger.warning(
+                "the turn has used all its rounds of tools (max_tool_steps), the next reply gets "
+                "none",
+                extra={**self._log_extra, "max_tool_steps": self._session.options.max_tool_steps},
+            )
+            tool_choice = "none"
+        elif self._activity.draining or self._activity.turns_blocked:
+            tool_choice = "none"
         handle._num_steps += 1
-        limit = self._session.options.max_tool_steps
-        done = handle.num_steps > limit + 1 or self._activity.draining
         self._activity.scheduler.schedule(handle, force=True)
         step_over(self._activity, handle)
-        following = RealtimeReply(self._activity, handle, tool_choice="none" if done else NOT_GIVEN)
-        await following.request(None, NOT_GIVEN, [])
+        following = RealtimeReply(self._activity, handle, tool_choice=tool_choice)
+        await following.request(None, NOT_GIVEN, NOT_GIVEN)
 
 
-async def _pump(source: AsyncIterable[Any], target: Chan[Any]) -> None:
-    try:
-        async for item in source:
-            target.send_nowait(item)
-    finally:
-        target.close()
-        await close_node(source)
+class _Played:
+    """A message of the response, from when its turn has come."""
+
+    def __init__(self, message_id: str, link: RealtimeLink) -> None:
+        self.message_id = message_id
+        self.link = link
+        self.modalities: _Modalities = []
+        self.playback: SegmentPlayback | None = None
+        self.committed = False
 
 
-async def _next(chan: Chan[Any]) -> Any:
-    async for item in chan:
-        return item
+async def _next(messages: Chan[MessageGeneration]) -> MessageGeneration | None:
+    async for message in messages:
+        return message
     return None
+
+
+async def _feed(source: AsyncIterable[str], segment: TextSegment) -> None:
+    try:
+        async for delta in source:
+            segment.push(delta)
+    finally:
+        segment.end()
+
+
+def _remove(chat_ctx: ChatContext, message_ids: list[str]) -> None:
+    chat_ctx.items = [item for item in chat_ctx.items if item.id not in message_ids]
+
+
+def _insert_new(chat_ctx: ChatContext, outputs: list[FunctionCallOutput]) -> None:
+    chat_ctx.insert([output for output in outputs if chat_ctx.get_by_id(output.id) is None])

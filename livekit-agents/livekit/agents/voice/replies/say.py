@@ -12,7 +12,7 @@ from ...types import NOT_GIVEN
 from ...utils.aio import TaskScope
 from .inference import TextSegment, TTSInference, timed_or_raw
 from .segment import SegmentPlayback
-from .step import CHILD_GRACE, aligned, settle_state, transformed
+from .step import CHILD_GRACE, settle_state, voiced
 
 if TYPE_CHECKING:
     from livekit import rtc
@@ -77,13 +77,7 @@ class SayTask:
         frames: Any = self._audio if self._audio_output is not None else None
         text: Any = segment.transcript
         if segment.voice is not None:
-            tts = TTSInference(
-                self._activity.agent,
-                transformed(self._activity, segment.voice),
-                settings,
-                aligned=aligned(self._activity),
-                on_progress=self._session._progress.touch,
-            )
+            tts = voiced(self._activity, segment.voice, settings)
             self._scope.spawn(tts.run(), name="tts_node")
             frames = tts.frames
             if tts.timed is not None:
@@ -144,3 +138,12 @@ class SayTask:
             message.metrics["started_speaking_at"] = self._started_at
             message.metrics["stopped_speaking_at"] = time.time()
         self._activity.commit(message, speech_handle=self._handle)
+        self._tell_model(message)
+
+    def _tell_model(self, message: ChatMessage) -> None:
+        """A realtime model did not speak this itself: tell it what its agent has said."""
+        link = self._activity.realtime
+        if link is not None and link.capabilities.mutable_chat_context:
+            link.in_background(
+                link.change_context(lambda chat_ctx: chat_ctx.insert(message)), "what was said"
+            )

@@ -221,6 +221,20 @@ class SegmentPlayback:
         return self.error is not None or (self._tts is not None and self._tts.error is not None)
 
     @property
+    def first_error(self) -> Exception:
+        """What failed; only if something did."""
+        error = self.error or (self._tts.error if self._tts is not None else None)
+        assert error is not None
+        return error
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds from the first frame handed on to its playing, if it was played."""
+        if self.captured_at is None or self.started_at is None:
+            return None
+        return max(0.0, self.started_at - self.captured_at)
+
+    @property
     def interrupted(self) -> bool:
         """Whether the user did not get all of it."""
         event = self._finished

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,6 +26,7 @@ from .tool_loop import ToolLoop
 
 if TYPE_CHECKING:
     from ...llm import ToolChoice
+    from ..agent import ModelSettings
     from ..agent_activity import AgentActivity
     from ..io import AudioOutput, TextOutput
     from ..speech_handle import SpeechHandle
@@ -301,13 +303,7 @@ class ReplyStep:
             if segment.voice is None:
                 self._voiced.send_nowait((segment, None))
                 continue
-            tts = TTSInference(
-                self._activity.agent,
-                transformed(self._activity, segment.voice),
-                self._settings,
-                aligned=aligned(self._activity),
-                on_progress=self._session._progress.touch,
-            )
+            tts = voiced(self._activity, segment.voice, self._settings)
             self._voiced.send_nowait((segment, tts))
             await tts.run()
             if tts.error is not None:
@@ -385,8 +381,8 @@ class ReplyStep:
     def _playback_metrics(self, first: SegmentPlayback) -> dict[str, Any]:
         tts = first._tts
         metrics: dict[str, Any] = {}
-        if first.captured_at is not None and first.started_at is not None:
-            metrics["playback_latency"] = max(0.0, first.started_at - first.captured_at)
+        if first.latency is not None:
+            metrics["playback_latency"] = first.latency
         if tts is not None and tts.first_frame_at is not None:
             if tts.tts_started_at is not None:
                 metrics["llm_node_ttfs"] = tts.tts_started_at - self._llm.started_at
@@ -430,23 +426,27 @@ class ReplyStep:
             )
 
 
-def transformed(activity: AgentActivity, text: Any) -> Any:
-    """The text as it is synthesised: filtered by the session's text transforms."""
+def voiced(
+    activity: AgentActivity, text: AsyncIterable[str], settings: ModelSettings
+) -> TTSInference:
+    """The text as it is to be synthesised: filtered, and timed where that is wanted."""
     transforms = activity.session.options.tts_text_transforms
-    if not transforms:
-        return text
-    from ..transcription.text_transforms import apply_text_transforms
+    if transforms:
+        from ..transcription.text_transforms import apply_text_transforms
 
-    return apply_text_transforms(text, transforms)
-
-
-def aligned(activity: AgentActivity) -> bool:
-    """Whether the transcript takes its timing from the voice."""
+        text = apply_text_transforms(text, transforms)
     tts = activity.tts
-    return (
+    aligned = (
         activity.use_tts_aligned_transcript
         and tts is not None
         and (tts.capabilities.aligned_transcript or not tts.capabilities.streaming)
+    )
+    return TTSInference(
+        activity.agent,
+        text,
+        settings,
+        aligned=aligned,
+        on_progress=activity.session._progress.touch,
     )
 
 

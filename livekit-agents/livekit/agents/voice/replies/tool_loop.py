@@ -53,6 +53,8 @@ class ToolLoop:
         async for call in calls:
             if not self._handle.interrupted:
                 self._dispatch(call)
+            elif self._must_answer:
+                self._refuse(call, "the tool was not called, the user interrupted", reply=False)
         while self._running:
             await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
             # the done callbacks of the outputs have moved them over
@@ -64,8 +66,8 @@ class ToolLoop:
                 "the model called the tool %r although this reply may use no tools; ignored",
                 call.name,
             )
-            if isinstance(self._activity.llm, RealtimeModel):  # waits for an answer to every call
-                self._refuse(call, "this call was ignored: no tools may be used now")
+            if self._must_answer:
+                self._refuse(call, "this call was ignored: no tools may be used now", reply=False)
             return
         refusal = self._refusal(call)
         if refusal is not None:
@@ -83,8 +85,16 @@ class ToolLoop:
         self._activity.scheduler.between_steps.discard(self._handle)
         tool.output_fut.add_done_callback(self._on_output)
 
-    def _refuse(self, call: FunctionCall, reason: str) -> None:
-        self._add(make_tool_output(fnc_call=call, output=None, exception=ToolError(reason)))
+    @property
+    def _must_answer(self) -> bool:
+        """Whether the model waits for an answer to every call, also to those not made."""
+        return isinstance(self._activity.llm, RealtimeModel)
+
+    def _refuse(self, call: FunctionCall, reason: str, *, reply: bool = True) -> None:
+        output = make_tool_output(fnc_call=call, output=None, exception=ToolError(reason))
+        if output.fnc_call_out is not None and not reply:
+            output.fnc_call_out.reply_required = False
+        self._add(output)
 
     def _executor_for(self, name: str) -> ToolExecutor:
         """Tools of an `AsyncToolset` run in it, also when a reply names them one by one."""

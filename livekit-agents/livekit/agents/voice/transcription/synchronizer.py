@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 STANDARD_SPEECH_RATE = 3.83
 """Syllables per second of ordinary speech, until the real rate is known."""
 
+_TICK = 0.001
+"""Seconds that are not worth a timer. Clocks are not exact enough to wait for much less."""
+
 CLOSE_TIMEOUT = 5.0
 """Seconds that a text sink may take for the rest of a segment, before it is given up."""
 
@@ -287,7 +290,7 @@ class _Segment:
             await self._changed.wait()
             return False
         delay = due - self._position()
-        if delay > 0:
+        if delay > _TICK:
             await self._wait(delay)
             return False
         word = self.pacer.take()
