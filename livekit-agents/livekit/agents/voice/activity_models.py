@@ -175,11 +175,19 @@ class ActivityModels:
         wanted = self._session._expressive if isinstance(given, NotGiven) else given
         if wanted is False or (model := self.tts) is None:
             return None
-        from ..tts import expressive_provider_key
-
-        provider_key = expressive_provider_key(model)
-        if provider_key is None:
+        provider_key = model.markup._provider_key()
+        if not provider_key or not _converts_markup(model):
             return None
         return resolve_expressive_options(
             wanted, provider_key=provider_key, default=DEFAULT_EXPRESSIVE_OPTIONS
         )
+
+
+def _converts_markup(tts: tts_module.TTS[Any]) -> bool:
+    """Whether the framework lowers the common markup to the provider's own on the way to the TTS."""
+    from ..tts import StreamAdapter
+
+    if isinstance(tts, StreamAdapter) or not tts.capabilities.streaming:
+        return True
+    package = f"{__name__.rpartition('.voice.')[0]}.inference"
+    return any(base.__module__.startswith(package) for base in type(tts).__mro__)

@@ -29,6 +29,7 @@ from .turn import (
 if TYPE_CHECKING:
     from livekit import rtc
 
+    from ..tts import TTS
     from .agent_session import AgentSession
     from .keyterm_detection import STTContextOptions
     from .transcription.text_transforms import TextTransforms
@@ -127,9 +128,24 @@ def resolve_expressive_options(
 
 
 def _render_steering(provider_key: str, steering: SpeechSteeringOptions) -> str:
-    from ..tts import render_speech_steering
+    from ..tts._provider_format import steering_instructions
 
-    return str(render_speech_steering(provider_key, steering))
+    return steering_instructions(provider_key, cast(Mapping[str, Any], steering))
+
+
+def expressive_guide(tts: TTS[Any], options: ExpressiveOptions) -> str:
+    """What the LLM reads about the markup of an expressive voice.
+
+    Args:
+        tts: The voice.
+        options: As `resolve_expressive_options` returns them.
+    """
+    template = options["tts_instructions_template"]
+    if isinstance(template, Instructions):
+        template = template.render(modality="audio")
+    steering = cast(Mapping[str, Any], options.get("speech_steering", {}))
+    markup = tts.markup.llm_instructions(speech_steering=steering) or ""
+    return template.replace("{tts.markup.llm_instructions}", markup)
 
 
 @dataclass

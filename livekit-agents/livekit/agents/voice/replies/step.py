@@ -20,6 +20,7 @@ from ..generation import (
     update_expressive_instructions,
     update_instructions,
 )
+from ..session_options import expressive_guide
 from .inference import LLMInference, TextSegment, TTSInference, timed_or_raw
 from .segment import SegmentPlayback
 from .tool_loop import ToolLoop
@@ -232,10 +233,8 @@ class ReplyStep:
         if self._expressive is None or self._activity.tts is None:
             remove_expressive_instructions(chat_ctx)
             return
-        from ...tts import render_expressive_instructions
-
         update_expressive_instructions(
-            chat_ctx, text=render_expressive_instructions(self._activity.tts, self._expressive)
+            chat_ctx, text=expressive_guide(self._activity.tts, self._expressive)
         )
 
     def _next_request(self) -> ReplyRequest:
