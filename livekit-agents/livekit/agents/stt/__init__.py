@@ -38,23 +38,24 @@ __all__ = [
     "StreamAdapterWrapper",
 ]
 
-__getattr__, __dir__ = attach(
-    __name__,
-    {
-        "AvailabilityChangedEvent": ".fallback_adapter",
-        "FallbackAdapter": ".fallback_adapter",
-        "MultiSpeakerAdapter": ".multi_speaker_adapter",
-        "RecognitionUsage": ".types",
-        "RecognizeStream": ".recognize_stream",
-        "STT": ".stt",
-        "STTCapabilities": ".types",
-        "STTError": ".types",
-        "SpeakerContext": ".types",
-        "SpeechData": ".types",
-        "SpeechEvent": ".types",
-        "SpeechEventType": ".types",
-        "SpeechStream": ".recognize_stream",
-        "StreamAdapter": ".stream_adapter",
-        "StreamAdapterWrapper": ".stream_adapter",
-    },
-)
+if not TYPE_CHECKING:  # a type checker shall know the names above and no others
+    __getattr__, __dir__ = attach(
+        __name__,
+        {
+            "AvailabilityChangedEvent": ".fallback_adapter",
+            "FallbackAdapter": ".fallback_adapter",
+            "MultiSpeakerAdapter": ".multi_speaker_adapter",
+            "RecognitionUsage": ".types",
+            "RecognizeStream": ".recognize_stream",
+            "STT": ".stt",
+            "STTCapabilities": ".types",
+            "STTError": ".types",
+            "SpeakerContext": ".types",
+            "SpeechData": ".types",
+            "SpeechEvent": ".types",
+            "SpeechEventType": ".types",
+            "SpeechStream": ".recognize_stream",
+            "StreamAdapter": ".stream_adapter",
+            "StreamAdapterWrapper": ".stream_adapter",
+        },
+    )

@@ -47,23 +47,24 @@ __all__ = [
     "TTSError",
 ]
 
-__getattr__, __dir__ = attach(
-    __name__,
-    {
-        "TTS": ".tts",
-        "AudioEmitter": ".tts",
-        "AvailabilityChangedEvent": ".fallback_adapter",
-        "ChunkedStream": ".tts",
-        "FallbackAdapter": ".fallback_adapter",
-        "FallbackChunkedStream": ".fallback_adapter",
-        "FallbackSynthesizeStream": ".fallback_adapter",
-        "MarkupInfo": ".tts",
-        "SentenceStreamPacer": ".stream_pacer",
-        "StreamAdapter": ".stream_adapter",
-        "StreamAdapterWrapper": ".stream_adapter",
-        "SynthesizeStream": ".tts",
-        "SynthesizedAudio": ".tts",
-        "TTSCapabilities": ".tts",
-        "TTSError": ".tts",
-    },
-)
+if not TYPE_CHECKING:  # a type checker shall know the names above and no others
+    __getattr__, __dir__ = attach(
+        __name__,
+        {
+            "TTS": ".tts",
+            "AudioEmitter": ".tts",
+            "AvailabilityChangedEvent": ".fallback_adapter",
+            "ChunkedStream": ".tts",
+            "FallbackAdapter": ".fallback_adapter",
+            "FallbackChunkedStream": ".fallback_adapter",
+            "FallbackSynthesizeStream": ".fallback_adapter",
+            "MarkupInfo": ".tts",
+            "SentenceStreamPacer": ".stream_pacer",
+            "StreamAdapter": ".stream_adapter",
+            "StreamAdapterWrapper": ".stream_adapter",
+            "SynthesizeStream": ".tts",
+            "SynthesizedAudio": ".tts",
+            "TTSCapabilities": ".tts",
+            "TTSError": ".tts",
+        },
+    )

@@ -47,6 +47,7 @@ __all__ = [
     "wait_until",
 ]
 
-__getattr__, __dir__ = attach(
-    __name__, {"debounce": ".debounce:", "debug": ".debug:", "duplex_unix": ".duplex_unix:"}
-)
+if not TYPE_CHECKING:  # a type checker shall know the names above and no others
+    __getattr__, __dir__ = attach(
+        __name__, {"debounce": ".debounce:", "debug": ".debug:", "duplex_unix": ".duplex_unix:"}
+    )

@@ -41,26 +41,27 @@ __all__ = [
     "_ParticipantTranscriptionOutput",
 ]
 
-__getattr__, __dir__ = attach(
-    __name__,
-    {
-        "RoomIO": ".room_io",
-        "_ParticipantAudioOutput": "._output",
-        "_ParticipantStreamTranscriptionOutput": "._transcription",
-        "_ParticipantTranscriptionOutput": "._transcription",
-        **dict.fromkeys(
-            [
-                "AudioInputOptions",
-                "AudioOutputOptions",
-                "RoomInputOptions",
-                "RoomOptions",
-                "RoomOutputOptions",
-                "TextInputEvent",
-                "TextInputOptions",
-                "TextOutputOptions",
-                "VideoInputOptions",
-            ],
-            ".types",
-        ),
-    },
-)
+if not TYPE_CHECKING:  # a type checker shall know the names above and no others
+    __getattr__, __dir__ = attach(
+        __name__,
+        {
+            "RoomIO": ".room_io",
+            "_ParticipantAudioOutput": "._output",
+            "_ParticipantStreamTranscriptionOutput": "._transcription",
+            "_ParticipantTranscriptionOutput": "._transcription",
+            **dict.fromkeys(
+                [
+                    "AudioInputOptions",
+                    "AudioOutputOptions",
+                    "RoomInputOptions",
+                    "RoomOptions",
+                    "RoomOutputOptions",
+                    "TextInputEvent",
+                    "TextInputOptions",
+                    "TextOutputOptions",
+                    "VideoInputOptions",
+                ],
+                ".types",
+            ),
+        },
+    )

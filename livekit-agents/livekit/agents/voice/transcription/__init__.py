@@ -10,11 +10,12 @@ if TYPE_CHECKING:
 
 __all__ = ["TranscriptSynchronizer", "find_micro_track_id", "text_transforms"]
 
-__getattr__, __dir__ = attach(
-    __name__,
-    {
-        "TranscriptSynchronizer": ".synchronizer",
-        "find_micro_track_id": ".synchronizer",
-        "text_transforms": ".text_transforms:",
-    },
-)
+if not TYPE_CHECKING:  # a type checker shall know the names above and no others
+    __getattr__, __dir__ = attach(
+        __name__,
+        {
+            "TranscriptSynchronizer": ".synchronizer",
+            "find_micro_track_id": ".synchronizer",
+            "text_transforms": ".text_transforms:",
+        },
+    )
