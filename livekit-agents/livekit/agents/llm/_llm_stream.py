@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import Self
 
+from .._connections import Connections
 from .._exceptions import APIConnectionError, APIStatusError
 from .._streams import CLOSE_GRACE, EventChannel, report_survivors
 from ..log import logger
 from ..telemetry._noop import NOOP_SPAN
-from ..utils.aio import Chan, ChanClosed, TaskScope
+from ..utils.aio import Chan, ChanClosed, Survivor, TaskScope
 from ..utils.retry import RetryPolicy, is_retryable
 from ._llm_data import RESTARTED, ChatChunk, CollectedResponse, LLMError
 from ._llm_tally import RequestTally
@@ -112,10 +113,14 @@ class LLMStream(ABC):
         self._scope = TaskScope(llm._label)
         # Subclasses go on with their own set-up after this constructor. A task factory that runs
         # tasks eagerly would call `_run` before they are done.
+        self._closing_task: asyncio.Task[None] | None = None
+        self._connections = Connections(f"{llm._label} stream")
+        self._survivors: list[Survivor] = []
         self._constructing = True
-        self._task = self._scope.spawn(
-            self._main_task(), name=f"{type(self).__name__}._main_task", log_errors=False
-        )
+        with self._connections.recording():
+            self._task = self._scope.spawn(
+                self._main_task(), name=f"{type(self).__name__}._main_task", log_errors=False
+            )
         self._task.add_done_callback(self._on_task_done)
         self._constructing = False
 
@@ -259,25 +264,41 @@ class LLMStream(ABC):
             "%s: a stream was dropped without being closed, its request is cancelled",
             self._llm._label,
         )
-        self._scope.cancel_soon()
+        self._begin_close(CLOSE_GRACE)
 
     async def aclose(self) -> None:
         """Stop, whatever the provider's code does.
 
         Takes no longer than the plugin's own cleanup, and 2 s at most: code that ignores its
-        cancellation is abandoned with an error log and can't emit anything any more. Idempotent;
-        calls at the same time share one close. Wakes a task that waits in `__anext__`.
+        cancellation is abandoned with an error log, its connections are cut, and it can't emit
+        anything any more. Idempotent; calls at the same time share one close. Cancelling a call
+        ends its wait, not the close. Wakes a task that waits in `__anext__`.
         """
         await self._close(CLOSE_GRACE)
 
     async def _close(self, grace: float) -> None:
         """As `aclose`, leaving the provider's code `grace` seconds."""
-        self._closing = True
-        self._event_ch.close()
-        try:
-            report_survivors(await self._scope.cancel(grace))
-        finally:
-            self._end(cancelled=True)
+        closing = self._begin_close(grace)
+        if asyncio.current_task() is not self._task:  # which could wait for itself for ever
+            await asyncio.shield(closing)
+
+    def _begin_close(self, grace: float) -> asyncio.Task[None]:
+        if self._closing_task is None:
+            self._closing = True
+            self._event_ch.close()
+            self._closing_task = self._scope.spawn(
+                self._end_task(grace), name=f"{type(self).__name__}.aclose"
+            )
+            self._scope.cancel_soon(spare=(self._closing_task,))
+        return self._closing_task
+
+    async def _end_task(self, grace: float) -> None:
+        survivors = await self._scope.cancel(grace)
+        if survivors:
+            self._survivors = survivors
+            self._connections.cut()
+            report_survivors(survivors)
+        self._end(cancelled=True)
 
     # -- for the consumer
 
@@ -341,7 +362,10 @@ class LLMStream(ABC):
         exc: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        await self.aclose()
+        try:
+            await self.aclose()
+        finally:
+            self._begin_close(CLOSE_GRACE)  # also when an override never came to ours
 
 
 def _gave_up(error: Exception) -> bool:

@@ -13,6 +13,7 @@ from livekit import rtc
 from pydantic import BaseModel
 from typing_extensions import Self
 
+from .._connections import Connections
 from .._exceptions import APIConnectionError, APIError
 from .._streams import CLOSE_GRACE, EventChannel, qualified_name, report_survivors
 from ..log import logger
@@ -100,10 +101,13 @@ class RecognizeStream(ABC):
 
         self._task_scope = aio.TaskScope(f"{stt.label} stream")
         self._closing_task: asyncio.Task[None] | None = None
+        self._connections = Connections(f"{stt.label} stream")
+        self._survivors: list[aio.Survivor] = []
         name = type(self).__name__
-        self._task = self._task_scope.spawn(
-            self._main_task(), name=f"{name}._main_task", log_errors=False
-        )
+        with self._connections.recording():
+            self._task = self._task_scope.spawn(
+                self._main_task(), name=f"{name}._main_task", log_errors=False
+            )
         self._task.add_done_callback(lambda _: self._event_ch.close())
         self._metrics_task = self._task_scope.spawn(
             self._metrics_monitor_task(monitor_aiter), name=f"{name}._metrics_monitor_task"
@@ -394,9 +398,12 @@ class RecognizeStream(ABC):
         task, also while another one iterates; that one sees the end of the stream.
 
         Takes as long as the provider's cleanup, at most about 2 s: a `_run` that ignores its
-        cancellation is then reported and left behind, and what it still sends goes nowhere.
-        Cancelling a call ends its wait, not the close.
+        cancellation is then reported and left behind, its connections are cut, and what it still
+        sends goes nowhere. Cancelling a call ends its wait, not the close.
         """
+        await asyncio.shield(self._begin_close())
+
+    def _begin_close(self) -> asyncio.Task[None]:
         if self._closing_task is None:
             self._retry_budget.close()
             self._closing_task = self._task_scope.spawn(
@@ -404,10 +411,13 @@ class RecognizeStream(ABC):
             )
             self._input_ch.close()
             self._task_scope.cancel_soon(spare=(self._closing_task, self._metrics_task))
-        await asyncio.shield(self._closing_task)
+        return self._closing_task
 
     async def _close(self) -> None:
         survivors = await self._task_scope.cancel(CLOSE_GRACE, spare=(self._metrics_task,))
+        if survivors:
+            self._survivors = survivors
+            self._connections.cut()
         self._event_ch.close()
         # the monitor ends by itself now that the events have ended
         if await aio.wait_until(self._metrics_task, _MONITOR_GRACE):
@@ -426,7 +436,10 @@ class RecognizeStream(ABC):
         exc: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        await self.aclose()
+        try:
+            await self.aclose()
+        finally:
+            self._begin_close()  # also when an override got stuck before it came to ours
 
 
 SpeechStream = RecognizeStream

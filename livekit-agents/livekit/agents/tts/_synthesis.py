@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from typing_extensions import Self
 
+from .._connections import Connections
 from .._exceptions import APIError, APIStatusError
 from .._streams import CLOSE_GRACE, report_survivors
 from ..log import logger
 from ..metrics.base import Metadata, TTSMetrics
-from ..utils.aio import Chan, ChanClosed, TaskScope
+from ..utils.aio import Chan, ChanClosed, Survivor, TaskScope
 from ..utils.retry import RetryPolicy
 from ._data import SynthesizedAudio, TTSError
 from ._tracing import RequestTrace
@@ -90,10 +91,14 @@ class Synthesis(ABC):
         self._scope = TaskScope(tts._label)
         # Subclasses go on with their own set-up after this constructor. A task factory that runs
         # tasks eagerly would call `_run` before they are done.
+        self._closing_task: asyncio.Task[None] | None = None
+        self._connections = Connections(f"{tts._label} stream")
+        self._survivors: list[Survivor] = []
         self._constructing = True
-        self._task = self._scope.spawn(
-            self._main_task(), name=f"{type(self).__name__}._main_task", log_errors=False
-        )
+        with self._connections.recording():
+            self._task = self._scope.spawn(
+                self._main_task(), name=f"{type(self).__name__}._main_task", log_errors=False
+            )
         self._task.add_done_callback(self._on_task_done)
         self._constructing = False
 
@@ -268,17 +273,33 @@ class Synthesis(ABC):
         """Stop, whatever the provider's code does.
 
         Takes no longer than the plugin's own cleanup, and 2 s at most: code that ignores its
-        cancellation is abandoned with an error log and can't emit audio any more. Idempotent;
-        calls at the same time share one close. Wakes a task that waits in `__anext__`.
+        cancellation is abandoned with an error log, its connections are cut, and it can't emit
+        audio any more. Idempotent; calls at the same time share one close. Cancelling a call ends
+        its wait, not the close. Wakes a task that waits in `__anext__`.
         """
-        self._closing = True
-        self._before_close()
-        if self._emitter is not None:
-            self._emitter._detach()
-        try:
-            report_survivors(await self._scope.cancel(self._close_grace))
-        finally:
-            self._end_output(cancelled=True)
+        closing = self._begin_close()
+        if asyncio.current_task() is not self._task:  # which could wait for itself for ever
+            await asyncio.shield(closing)
+
+    def _begin_close(self) -> asyncio.Task[None]:
+        if self._closing_task is None:
+            self._closing = True
+            self._before_close()
+            if self._emitter is not None:
+                self._emitter._detach()
+            self._closing_task = self._scope.spawn(
+                self._close(), name=f"{type(self).__name__}.aclose"
+            )
+            self._scope.cancel_soon(spare=(self._closing_task,))
+        return self._closing_task
+
+    async def _close(self) -> None:
+        survivors = await self._scope.cancel(self._close_grace)
+        if survivors:
+            self._survivors = survivors
+            self._connections.cut()
+            report_survivors(survivors)
+        self._end_output(cancelled=True)
 
     def _nested(self, stream: _S) -> _S:
         """Let a stream that `_run` opens end well within this one's own grace."""
@@ -308,7 +329,10 @@ class Synthesis(ABC):
         exc: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        await self.aclose()
+        try:
+            await self.aclose()
+        finally:
+            self._begin_close()  # also when an override got stuck before it came to ours
 
 
 def _gave_up(error: Exception) -> bool:

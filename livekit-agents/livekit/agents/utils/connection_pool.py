@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Generic, TypeVar
 
+from .._connections import Connections, recording_connections, shared
 from .._exceptions import APIConnectionError
 from ..log import logger
 from .aio.task_scope import Deadline, TaskScope, run_bounded, wait_until
@@ -67,6 +69,7 @@ class ConnectionPool(Generic[T]):
 
         self._idle: dict[T, float] = {}  # -> loop time from which the age counts
         self._in_use: dict[T, float] = {}
+        self._borrowers: dict[T, Connections] = {}
         self._retired: set[T] = set()  # in use, to be closed when returned
         self._unclosed: list[T] = []  # given up while no event loop was running
         self._generation = 0
@@ -115,6 +118,7 @@ class ConnectionPool(Generic[T]):
         while True:
             conn = self._take_idle()
             if conn is not None:
+                self._lent(conn)
                 self.last_acquire_time, self.last_connection_reused = 0.0, True
                 return conn
             prewarm = self._prewarm_task
@@ -124,6 +128,7 @@ class ConnectionPool(Generic[T]):
             self._check(life, deadline, timeout)
         began = asyncio.get_running_loop().time()
         conn = await self._connect(life, deadline, timeout)
+        self._lent(conn)
         self.last_acquire_time = asyncio.get_running_loop().time() - began
         self.last_connection_reused = False
         return conn
@@ -136,6 +141,7 @@ class ConnectionPool(Generic[T]):
         since = self._in_use.pop(conn, None)
         if since is None:
             return
+        self._returned(conn)
         if conn in self._retired:
             self._retired.discard(conn)
             self._close_soon(conn)
@@ -145,6 +151,7 @@ class ConnectionPool(Generic[T]):
     def remove(self, conn: T) -> None:
         """Close a connection instead of giving it back. An unknown one is ignored."""
         self._retired.discard(conn)
+        self._returned(conn)
         known = self._in_use.pop(conn, None) is not None
         if self._idle.pop(conn, None) is not None or known:
             self._close_soon(conn)
@@ -186,6 +193,7 @@ class ConnectionPool(Generic[T]):
         in_use, self._in_use = self._in_use, {}
         self._retired.clear()
         for conn in in_use:
+            self._returned(conn)
             self._close_soon(conn)
         self._close_leftovers()
         for survivor in await self._dials.cancel(_CLOSE_TIMEOUT / 2):
@@ -214,9 +222,10 @@ class ConnectionPool(Generic[T]):
 
     async def _connect(self, life: int, deadline: Deadline, timeout: float) -> T:
         """Dial in a task, so that neither timeout nor cancellation can lose a finished handshake."""
-        dial = self._dial_scope().spawn(
-            self._dial(deadline, timeout), name="connect", log_errors=False
-        )
+        with shared():  # it may outlive whoever needs it first
+            dial = self._dial_scope().spawn(
+                self._dial(deadline, timeout), name="connect", log_errors=False
+            )
         try:
             await wait_until(dial, deadline)
         except asyncio.CancelledError:
@@ -270,6 +279,18 @@ class ConnectionPool(Generic[T]):
             )
             return
         self.put(conn)
+
+    def _lent(self, conn: T) -> None:
+        """Should the borrower never end, the connection is closed without it."""
+        borrower = recording_connections()
+        if borrower is not None:
+            self._borrowers[conn] = borrower
+            borrower.opened(conn, partial(self.remove, conn))
+
+    def _returned(self, conn: T) -> None:
+        borrower = self._borrowers.pop(conn, None)
+        if borrower is not None:
+            borrower.gone(conn)
 
     def _dial_scope(self) -> TaskScope:
         if self._dials.closed:  # the pool was closed and is used again

@@ -18,6 +18,7 @@ from typing import Any
 
 import aiohttp
 
+from .._connections import Connections, recording_connections
 from ..log import logger
 from .aio.task_scope import run_bounded
 
@@ -123,8 +124,34 @@ async def _close_http_ctx() -> None:
         await factory.aclose()
 
 
+class _RecordingConnector(aiohttp.TCPConnector):
+    """Notes who opens a connection: see `Connections`."""
+
+    async def connect(self, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
+        connections = recording_connections()
+        if connections is None:
+            return await super().connect(*args, **kwargs)
+        _refuse_if_cut(connections)
+        connection = await super().connect(*args, **kwargs)
+        if connections.refused:  # while it was dialled
+            connection.close()
+            _refuse_if_cut(connections)
+        transport = connection.transport
+        if transport is not None:
+            connections.opened(connection, transport.abort)
+            connection.add_callback(functools.partial(connections.gone, connection))
+        return connection
+
+
+def _refuse_if_cut(connections: Connections) -> None:
+    if connections.refused:
+        raise aiohttp.ClientConnectionError(
+            "no connection is opened for a stream that was closed and did not end"
+        )
+
+
 def _make_session() -> aiohttp.ClientSession:
-    connector = aiohttp.TCPConnector(
+    connector = _RecordingConnector(
         limit_per_host=_LIMIT_PER_HOST,
         keepalive_timeout=_KEEPALIVE_TIMEOUT,
         ssl=_ssl_context(),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .._connections import Connections
 from ..llm import LLM, AgentConfigUpdate, RealtimeModel, Tool, ToolContext, Toolset
 from ..log import logger
 from ..types import NotGivenOr
@@ -182,7 +183,10 @@ def _open_link(activity: AgentActivity, model: RealtimeModel) -> RealtimeLink:
     if model.capabilities.can_disable_turn_detection and not activity.server_turn_detection:
         logger.info("turns are found here, %s does not look for them", model.label)
         options["turn_detection_disabled"] = True
-    return RealtimeLink(model.session(**options), activity.session)
+    connections = Connections(f"{model.label} session")
+    with connections.recording():
+        session = model.session(**options)
+    return RealtimeLink(session, activity.session, connections)
 
 
 def announce_config(activity: AgentActivity) -> None:

@@ -20,6 +20,7 @@ from . import session_start
 from ._context import bound, neutral
 from .agent import resolve_llm, resolve_stt, resolve_tts
 from .closing import ClosePlan, Progress, Step
+from .ending_streams import EndingStreams
 from .events import (
     AgentEvent,
     CloseReason,
@@ -266,6 +267,7 @@ class AgentSession(SessionBase, Generic[Userdata_T]):
         self._activity_lock = asyncio.Lock()
         self._handoffs = Handoffs(self, self._scope)
         self._inputs = SessionInputs(self)
+        self._ending_streams = EndingStreams()
         self._started = False
         self._had_activity = False
         self._start_task: asyncio.Task[Any] | None = None
@@ -690,7 +692,7 @@ class AgentSession(SessionBase, Generic[Userdata_T]):
 
     def _component_steps(self) -> list[Step]:
         """What the session itself has to end: recorder, IVR, its toolsets, models it made."""
-        return session_start.component_steps(self)
+        return self._ending_streams.steps() + session_start.component_steps(self)
 
     def _room_steps(self) -> list[Step]:
         """What has to be ended of the room, and of the host for remote clients."""

@@ -139,6 +139,8 @@ class Step:
     action: StepAction
     budget: float | None = None
     """Seconds; None means the plan's teardown budget."""
+    if_not: Callable[[], None] | None = None
+    """Called when it failed or did not end in time: what can be done without its cooperation."""
 
 
 @dataclass
@@ -214,12 +216,13 @@ class ClosePlan:
     def _record(self, task: asyncio.Task[Any], entry: _Running) -> None:
         seconds = asyncio.get_running_loop().time() - entry.started
         if entry.cancelled:
-            self._timed_out(entry.step.name, seconds, "cancelled when its time was over")
+            self._timed_out(entry.step, seconds, "cancelled when its time was over")
         elif task.cancelled():
             # a component may cancel itself while closing; it has ended, which is all that counts
             self.note(entry.step.name, seconds, "ok", "ended by cancelling itself")
         elif (error := task.exception()) is not None:
             self._failed(entry.step.name, error, seconds)
+            self._otherwise(entry.step)
         else:
             self.note(entry.step.name, seconds, "ok")
         if task.cancelled() or task.exception() is not None:
@@ -230,12 +233,20 @@ class ClosePlan:
 
     def _give_up(self, task: asyncio.Task[Any], entry: _Running) -> None:
         seconds = asyncio.get_running_loop().time() - entry.started
-        self._timed_out(entry.step.name, seconds, "ignored its cancellation and was left behind")
+        self._timed_out(entry.step, seconds, "ignored its cancellation and was left behind")
         self.survived([abandon(task, "session close", started=entry.started)])
 
-    def _timed_out(self, name: str, seconds: float, detail: str) -> None:
-        self.note(name, seconds, "timeout", detail)
-        self.culprits.append(f"{name} did not end within {seconds:.1f} s")
+    def _timed_out(self, step: Step, seconds: float, detail: str) -> None:
+        self.note(step.name, seconds, "timeout", detail)
+        self.culprits.append(f"{step.name} did not end within {seconds:.1f} s")
+        self._otherwise(step)
+
+    def _otherwise(self, step: Step) -> None:
+        if step.if_not is not None:
+            try:
+                step.if_not()
+            except Exception:
+                logger.exception("closing %s by force failed", step.name)
 
     def _failed(self, name: str, error: BaseException, seconds: float) -> None:
         self.note(name, seconds, "error", f"{type(error).__name__}: {error}")

@@ -50,8 +50,9 @@ class DefaultNodes:
         activity = agent._get_activity_or_raise()
         model, adapter = _streaming_stt(activity)
         conn_options = activity.session.conn_options.stt_conn_options
+        streams = activity.session._ending_streams
         try:
-            async with model.stream(conn_options=conn_options) as stream:
+            async with streams.using(model.stream(conn_options=conn_options)) as stream:
                 stream.start_time_offset = _seconds_since_input_began(activity)
 
                 async def forward() -> None:
@@ -86,12 +87,13 @@ class DefaultNodes:
         assert isinstance(model, llm.LLM), (
             "llm_node runs with an llm.LLM only; a RealtimeModel generates by itself"
         )
-        async with model.chat(
+        answer = model.chat(
             chat_ctx=chat_ctx,
             tools=tools,
             tool_choice=model_settings.tool_choice,
             conn_options=activity.session.conn_options.llm_conn_options,
-        ) as stream:
+        )
+        async with activity.session._ending_streams.using(answer) as stream:
             async for chunk in stream:
                 yield chunk
 
@@ -107,8 +109,9 @@ class DefaultNodes:
         activity = agent._get_activity_or_raise()
         model, adapter = _streaming_tts(activity)
         conn_options = activity.session.conn_options.tts_conn_options
+        streams = activity.session._ending_streams
         try:
-            async with model.stream(conn_options=conn_options) as stream:
+            async with streams.using(model.stream(conn_options=conn_options)) as stream:
 
                 async def forward() -> None:
                     async for chunk in text:

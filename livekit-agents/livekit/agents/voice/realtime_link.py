@@ -19,6 +19,7 @@ from .generation import remove_instructions
 if TYPE_CHECKING:
     from livekit import rtc
 
+    from .._connections import Connections
     from ..llm import RealtimeCapabilities, RealtimeSession
     from .agent_session import AgentSession
 
@@ -28,14 +29,21 @@ __all__ = ["RealtimeLink"]
 class RealtimeLink:
     """One open session with a realtime model. Outlives a handoff that can go on with it."""
 
-    def __init__(self, session: RealtimeSession[Any], agent_session: AgentSession[Any]) -> None:
+    def __init__(
+        self,
+        session: RealtimeSession[Any],
+        agent_session: AgentSession[Any],
+        connections: Connections | None = None,
+    ) -> None:
         """Hold an open session. Its owner closes it with `aclose` of the link.
 
         Args:
             session: What `RealtimeModel.session` returned.
             agent_session: Whom a session that changes models interrupts meanwhile.
+            connections: Those that the session opens; what is left of them after the close is cut.
         """
         self.session = session
+        self._connections = connections
         self.guard = RealtimeSessionGuard(session)
         self._scope = TaskScope(f"{session.realtime_model.label} (link)")
         self._context_lock = asyncio.Lock()
@@ -192,6 +200,8 @@ class RealtimeLink:
         try:
             return await self.guard.aclose(timeout)
         finally:
+            if self._connections is not None:
+                self._connections.cut()
             self.mute()
             if self._changes_models:
                 self._tell_agent_session(None)
