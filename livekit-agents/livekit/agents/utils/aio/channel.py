@@ -77,8 +77,9 @@ class Chan(Generic[T]):
 
         Args:
             maxsize: items it holds before `send` waits; 0 or less: no limit.
-            loop: accepted for compatibility; the loop that runs the waiting task is used.
+            loop: accepted for compatibility; the loop that runs the first waiting task is used.
         """
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._maxsize = maxsize
         self._closed = False
         self._items: deque[T] = deque()
@@ -176,7 +177,9 @@ class Chan(Generic[T]):
 
     async def _wait(self, waiters: deque[asyncio.Future[None]], *, first: bool) -> None:
         """Wait for a wake-up. One that came too late for its item queues up in front again."""
-        waiter = asyncio.get_running_loop().create_future()
+        if (loop := self._loop) is None:  # asking costs a system call, and frames come often
+            loop = self._loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
         if first:
             waiters.appendleft(waiter)
         else:
