@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import time
 from typing import Any
@@ -10,10 +11,18 @@ from typing import Any
 import pytest
 
 from fakes.llm import FakeLLM, Reply, call
+from fakes.realtime import FakeRealtimeModel, RealtimeReply
 from fakes.session import now, running
 from fakes.tools import calls, messages, outputs, results, tool_story
-from livekit.agents.llm import StopResponse, ToolError, ToolFlag, ToolResult, function_tool
-from livekit.agents.voice import Agent, FunctionToolsExecutedEvent, RunContext
+from livekit.agents.llm import (
+    FunctionCall,
+    StopResponse,
+    ToolError,
+    ToolFlag,
+    ToolResult,
+    function_tool,
+)
+from livekit.agents.voice import Agent, AgentSession, FunctionToolsExecutedEvent, RunContext
 from livekit.agents.voice.run_result import mock_tools
 
 
@@ -295,3 +304,34 @@ async def test_a_mock_gets_validated_arguments_of_a_raw_tool_too() -> None:
         )
         await session.generate_reply(user_input="go")
         assert seen == [{"x": 1}]
+
+
+async def test_tools_given_later_may_be_wrapped_in_a_decorator() -> None:
+    @function_tool
+    async def look() -> str:
+        """Looks."""
+        return "seen"
+
+    @functools.wraps(look)
+    async def logged() -> Any:
+        return await look()
+
+    agent = Agent(instructions="x")
+    llm = FakeLLM([calls("look"), "told"])
+    async with running(agent, llm) as (session, _):
+        await agent.update_tools([logged])
+        await session.generate_reply(user_input="go")
+        assert results(session) == ["c1: seen"]
+        with pytest.raises(TypeError, match="Invalid tool type"):
+            await agent.update_tools([lambda: None])
+
+
+async def test_a_realtime_model_gets_an_answer_to_every_call() -> None:
+    forbidden = FunctionCall(call_id="c1", name="act", arguments="{}")
+    model = FakeRealtimeModel([RealtimeReply("so be it", tool_calls=[forbidden])])
+    session: AgentSession[Any] = AgentSession(llm=model, vad=None)
+    await session.start(Returning("never"))
+    await session.generate_reply(tool_choice="none")
+    known = [i for i in model.sessions[-1].chat_ctx.items if i.type == "function_call_output"]
+    assert [(o.call_id, o.is_error) for o in known] == [("c1", True)]
+    await session.aclose()

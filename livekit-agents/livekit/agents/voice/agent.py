@@ -257,11 +257,18 @@ class Agent:
     async def update_tools(self, tools: list[Tool | Toolset | Callable[..., Any]]) -> None:
         """Replace the tools. Of two with the same id the last counts.
 
+        Toolsets that are new to a running agent are set up first; those that go may finish the
+        calls that run, and are closed with the agent.
+
         Raises:
             TypeError: For something that is neither a tool nor a toolset.
         """
+        from ..llm.tool_context import _resolve_wrapped_tool
+
         checked: dict[str, Tool | Toolset] = {}
         for tool in tools:
+            if not isinstance(tool, (Tool, Toolset)):
+                tool = _resolve_wrapped_tool(tool) or tool
             if not isinstance(tool, (Tool, Toolset)):
                 raise TypeError(f"Invalid tool type: {type(tool)}. Expected Tool or ToolSet.")
             checked.pop(tool.id, None)

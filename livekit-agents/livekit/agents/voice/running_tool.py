@@ -15,6 +15,7 @@ from .tool_options import render
 
 if TYPE_CHECKING:
     from .tool_executor import ToolExecutor
+    from .tool_tracing import ToolTrace
 
 STILL_RUNNING = "In progress: the result will follow by itself. Do not call the function again."
 """What the model reads of a tool that has not reported anything yet."""
@@ -41,6 +42,7 @@ class RunningTool:
         self.started = False
         """Whether its body began; a duplicate that was refused never does."""
         self.ended = False
+        self.trace: ToolTrace | None = None
         self.reply: asyncio.Future[None] | None = None
         """The deferred reply to its last report, if one is wanted."""
 
@@ -48,6 +50,12 @@ class RunningTool:
     def cancellable(self) -> bool:
         """Whether it may be cancelled at any time."""
         return bool(self.tool.info.flags & ToolFlag.CANCELLABLE)
+
+    @property
+    def agent_id(self) -> str | None:
+        """Whose reply made the call."""
+        activity = self.ctx._activity
+        return activity.agent.id if activity is not None else None
 
     @property
     def released(self) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..llm import FunctionCall, FunctionCallOutput, StopResponse, ToolContext, ToolError
 from ..log import logger
+from ..telemetry.traces import tracer
 from ..types import NOT_GIVEN, NotGivenOr
 from ..utils.aio import Survivor, TaskScope
 from ..utils.aio.task_scope import current_ledger
@@ -41,6 +42,7 @@ from .tool_options import (
     template_of,
 )
 from .tool_tasks import cancel_task, get_running_tasks, has_cancellable_tool
+from .tool_tracing import ToolTrace
 
 if TYPE_CHECKING:
     from .agent_activity import AgentActivity
@@ -150,8 +152,12 @@ class ToolExecutor:
             output = await refusal(self, running)
             if output is None:
                 running.started = True
+                running.trace = ToolTrace(running)
                 self.announce(ToolCallStarted(function_call=running.call))
-                output = await self._call(running)
+                with tracer.use_span(
+                    running.trace.span, record_exception=False, set_status_on_exception=False
+                ):
+                    output = await self._call(running)
         except asyncio.CancelledError as cancelled:
             # a tool may raise it by itself, or be cancelled as CANCELLABLE: either way it ended
             self._finish(running, None, cancelled)
@@ -208,6 +214,8 @@ class ToolExecutor:
     ) -> None:
         if not running.started:
             return
+        if running.trace is not None:
+            running.trace.end(result.fnc_call_out)
         out = result.fnc_call_out
         silent = cancelled or isinstance(result.raw_exception, StopResponse)
         message = None if silent or out is None or not out.output else out.output

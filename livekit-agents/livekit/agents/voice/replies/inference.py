@@ -9,6 +9,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from ...llm import ChatChunk, ChatContext, FunctionCall, Tool
+from ...llm.llm import RESTARTED
 from ...log import logger
 from ...types import USERDATA_TIMED_TRANSCRIPT, USERDATA_TTS_STARTED_TIME, FlushSentinel
 from ...utils.aio import Chan
@@ -48,6 +49,8 @@ class TextSegment:
         self.transcript: Chan[str] = Chan()
         self.first_text_at: float | None = None
         """`time.perf_counter()` of the first text."""
+        self.void = False
+        """Whether it is not to be played any more: the model has started its answer over."""
 
     def push(self, text: str) -> None:
         """Add text."""
@@ -92,6 +95,7 @@ class LLMInference:
         self._spoken = spoken
         self._on_progress = on_progress
         self._open_segment: TextSegment | None = None
+        self._made: list[TextSegment] = []
         self._ended = False
         self.segments: Chan[TextSegment] = Chan()
         self.calls: Chan[FunctionCall] = Chan()
@@ -156,6 +160,9 @@ class LLMInference:
         delta = chunk.delta
         if delta is None:
             return
+        extra = dict(delta.extra or {})
+        if extra.pop(RESTARTED, False):
+            self._start_over()
         for call in delta.tool_calls:
             if call.type != "function":
                 continue
@@ -170,8 +177,7 @@ class LLMInference:
                 )
             )
             self.call_count += 1
-        if delta.extra:
-            self.extra.update(delta.extra)
+        self.extra.update(extra)
         if delta.content:
             self._take_text(delta.content)
 
@@ -184,8 +190,18 @@ class LLMInference:
         self._last_text_at = now
         if self._open_segment is None:
             self._open_segment = TextSegment(spoken=self._spoken)
+            self._made.append(self._open_segment)
             self.segments.send_nowait(self._open_segment)
         self._open_segment.push(text)
+
+    def _start_over(self) -> None:
+        """Another model answers anew: drop what nobody has heard and what was not started yet."""
+        self._end_segment()
+        for segment in self._made:
+            segment.void = True
+        while not self.calls.empty():
+            self.calls.recv_nowait()
+        self.extra.clear()
 
     def _responded(self) -> None:
         if self.first_response_at is None:

@@ -151,6 +151,8 @@ class ReplyStep:
             if entry is None:
                 return
             segment, tts = entry
+            if segment.void:
+                continue
             playback = self._playback(segment, tts)
             self._played.append(playback)
             await playback.play()
@@ -299,7 +301,7 @@ class ReplyStep:
 
     async def _voice_each_segment(self) -> None:
         async for segment in self._llm.segments:
-            if segment.voice is None:
+            if segment.voice is None or segment.void:
                 self._voiced.send_nowait((segment, None))
                 continue
             tts = voiced(self._activity, segment.voice, self._settings)
