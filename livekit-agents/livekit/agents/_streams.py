@@ -1,12 +1,17 @@
-"""What the streams of speech events and of voice activity have in common."""
+"""What models and their streams have in common: how they end, and how they are named in messages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+from typing_extensions import Self
 
 from .log import logger
 from .utils.aio import Chan, Survivor
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 T = TypeVar("T")
 
@@ -37,6 +42,33 @@ class EventChannel(Chan[T]):
         except Exception:
             logger.exception("failed to take note of the event %r", value)
         super().send_nowait(value)
+
+
+class ClosesOnExit:
+    """Works in `async with`, which closes it at the end."""
+
+    if TYPE_CHECKING:
+
+        async def aclose(self) -> None: ...
+
+    async def __aenter__(self) -> Self:
+        """Return itself; it is in use already."""
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        """Close it, whatever ended the block."""
+        try:
+            await self.aclose()
+        finally:
+            self._left()
+
+    def _left(self) -> None:
+        """The block is over, also when an override of `aclose` failed or was given up."""
 
 
 def report_survivors(survivors: Iterable[Survivor]) -> None:

@@ -8,14 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from enum import Enum, unique
-from types import TracebackType
 from typing import Literal
 
 from livekit import rtc
-from typing_extensions import Self
 
 from ._emitter import IsolatedEmitter
-from ._streams import CLOSE_GRACE, EventChannel, qualified_name, report_survivors
+from ._model import NamedModel
+from ._streams import CLOSE_GRACE, ClosesOnExit, EventChannel, qualified_name, report_survivors
 from .utils import aio
 
 __all__ = ["VAD", "VADCapabilities", "VADEvent", "VADEventType", "VADStream"]
@@ -69,7 +68,7 @@ class VADCapabilities:
     """Seconds of audio between two `INFERENCE_DONE` events."""
 
 
-class VAD(ABC, IsolatedEmitter[Literal["metrics_collected"]]):
+class VAD(ABC, NamedModel, IsolatedEmitter[Literal["metrics_collected"]]):
     """A voice activity detector. One object serves any number of streams.
 
     Emits `"metrics_collected"` with `VADMetrics`, about once for each second of audio. A detector
@@ -88,16 +87,6 @@ class VAD(ABC, IsolatedEmitter[Literal["metrics_collected"]]):
         self._label = qualified_name(self)
 
     @property
-    def model(self) -> str:
-        """Name of the model, `"unknown"` unless the detector tells."""
-        return "unknown"
-
-    @property
-    def provider(self) -> str:
-        """Name of the provider, `"unknown"` unless it tells."""
-        return "unknown"
-
-    @property
     def capabilities(self) -> VADCapabilities:
         """How it works."""
         return self._capabilities
@@ -107,7 +96,7 @@ class VAD(ABC, IsolatedEmitter[Literal["metrics_collected"]]):
         """Start to listen. Needs a running event loop."""
 
 
-class VADStream(ABC):
+class VADStream(ABC, ClosesOnExit):
     """A running detection: frames are pushed, events come out of the iteration.
 
     A detector subclasses it and implements `_main_task`, which reads `_input_ch` and writes
@@ -228,17 +217,6 @@ class VADStream(ABC):
         self._event_ch.close()
         if self._task.done() and not self._task.cancelled():
             self._task.exception()  # seen: asyncio need not complain about it
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
     def _on_event(self, event: VADEvent) -> None:
         if event.type is not VADEventType.INFERENCE_DONE:

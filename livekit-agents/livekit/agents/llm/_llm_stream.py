@@ -6,14 +6,11 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
-
-from typing_extensions import Self
 
 from .._connections import Connections
 from .._exceptions import APIConnectionError, APIStatusError
-from .._streams import CLOSE_GRACE, EventChannel, report_survivors
+from .._streams import CLOSE_GRACE, ClosesOnExit, EventChannel, report_survivors
 from ..log import logger
 from ..telemetry._noop import NOOP_SPAN
 from ..utils.aio import Chan, ChanClosed, Survivor, TaskScope
@@ -45,7 +42,7 @@ _CLIENT_CLOSED_REQUEST = 499
 """Status of a request that the client itself gave up: an end, not a failure."""
 
 
-class LLMStream(ABC):
+class LLMStream(ABC, ClosesOnExit):
     """An answer under way, as an asynchronous iterator of `ChatChunk`. For one consumer.
 
     ::
@@ -353,19 +350,8 @@ class LLMStream(ABC):
         response.text = "".join(texts).strip()
         return response
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        try:
-            await self.aclose()
-        finally:
-            self._begin_close(CLOSE_GRACE)  # also when an override never came to ours
+    def _left(self) -> None:
+        self._begin_close(CLOSE_GRACE)
 
 
 def _gave_up(error: Exception) -> bool:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from .._emitter import IsolatedEmitter
 from .._exceptions import APIError, APITimeoutError
+from .._model import NamedModel
 from .._streams import qualified_name, report_survivors
 from ..log import logger
 from ..telemetry.traces import tracer
@@ -137,7 +138,7 @@ _KINDS: dict[type[Any], DecisionKind] = {
 }
 
 
-class DecisionModel(ABC, IsolatedEmitter[Literal["metrics_collected"]]):
+class DecisionModel(ABC, NamedModel, IsolatedEmitter[Literal["metrics_collected"]]):
     """Base of models that answer decisions. Emits `"metrics_collected"` (`DecisionMetrics`)."""
 
     def __init__(self, *, capabilities: DecisionCapabilities) -> None:
@@ -149,21 +150,6 @@ class DecisionModel(ABC, IsolatedEmitter[Literal["metrics_collected"]]):
         super().__init__()
         self._capabilities = capabilities
         self._label = qualified_name(self)
-
-    @property
-    def label(self) -> str:
-        """Module and class, for logs and events."""
-        return self._label
-
-    @property
-    def model(self) -> str:
-        """Name of the model, "unknown" unless the plugin tells."""
-        return "unknown"
-
-    @property
-    def provider(self) -> str:
-        """Who runs the model, "unknown" unless the plugin tells."""
-        return "unknown"
 
     @property
     def capabilities(self) -> DecisionCapabilities:

@@ -9,14 +9,13 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from livekit import rtc
-from typing_extensions import Self
 
 from .._emitter import IsolatedEmitter
-from .._streams import qualified_name
+from .._model import MeteredModel
+from .._streams import ClosesOnExit, qualified_name
 from ..types import NOT_GIVEN, NotGivenOr
 from ..utils import is_given
 from .realtime import RealtimeError, connection_metrics
@@ -88,7 +87,7 @@ DuplexEventTypes = Literal[
 TEvent = TypeVar("TEvent")
 
 
-class DuplexModel(ABC):
+class DuplexModel(ABC, MeteredModel, ClosesOnExit):
     """Base of duplex models. Makes sessions, each of which is one conversation."""
 
     def __init__(self, *, capabilities: DuplexCapabilities) -> None:
@@ -101,29 +100,9 @@ class DuplexModel(ABC):
         self._label = qualified_name(self)
 
     @property
-    def model(self) -> str:
-        """Name of the model, "unknown" unless the plugin tells."""
-        return "unknown"
-
-    @property
-    def provider(self) -> str:
-        """Who runs the model, "unknown" unless the plugin tells."""
-        return "unknown"
-
-    @property
-    def metrics_metadata(self) -> dict[str, str]:
-        """`model_name` and `model_provider`, as they appear in metrics."""
-        return {"model_name": self.model, "model_provider": self.provider}
-
-    @property
     def capabilities(self) -> DuplexCapabilities:
         """What it can do."""
         return self._capabilities
-
-    @property
-    def label(self) -> str:
-        """Module and class, for logs and events."""
-        return self._label
 
     def audio_gate(self) -> AudioGate | None:
         """A new gate that tells the model's speech from its silence; None for the default one."""
@@ -136,17 +115,6 @@ class DuplexModel(ABC):
     @abstractmethod
     async def aclose(self) -> None:
         """Release what the model holds. Sessions are closed by whoever made them."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
 
 class DuplexSession(ABC, IsolatedEmitter[DuplexEventTypes | TEvent], Generic[TEvent]):

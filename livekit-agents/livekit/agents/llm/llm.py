@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from typing_extensions import Self
-
 from .._emitter import IsolatedEmitter
-from .._streams import CLOSE_GRACE, qualified_name, report_survivors
+from .._model import MeteredModel
+from .._streams import CLOSE_GRACE, ClosesOnExit, qualified_name, report_survivors
 from ..log import logger
 from ..types import DEFAULT_API_CONNECT_OPTIONS, NOT_GIVEN, APIConnectOptions, NotGivenOr
 from ..utils.aio import TaskScope
@@ -45,7 +43,13 @@ __all__ = [
 TEvent = TypeVar("TEvent")
 
 
-class LLM(ABC, IsolatedEmitter[Literal["metrics_collected", "error"] | TEvent], Generic[TEvent]):
+class LLM(
+    ABC,
+    MeteredModel,
+    ClosesOnExit,
+    IsolatedEmitter[Literal["metrics_collected", "error"] | TEvent],
+    Generic[TEvent],
+):
     """Base of language models.
 
     One object serves any number of requests at the same time. It emits `"metrics_collected"`
@@ -57,26 +61,6 @@ class LLM(ABC, IsolatedEmitter[Literal["metrics_collected", "error"] | TEvent], 
         self._label = qualified_name(self)
         self._prewarm_scope = TaskScope(f"{self._label} (prewarm)")
         self._prewarmed = False
-
-    @property
-    def label(self) -> str:
-        """Module and class, for logs and events."""
-        return self._label
-
-    @property
-    def model(self) -> str:
-        """Name of the model, "unknown" unless the plugin tells."""
-        return "unknown"
-
-    @property
-    def provider(self) -> str:
-        """Who runs the model, "unknown" unless the plugin tells."""
-        return "unknown"
-
-    @property
-    def metrics_metadata(self) -> dict[str, str]:
-        """`model_name` and `model_provider`, as they appear in metrics."""
-        return {"model_name": self.model, "model_provider": self.provider}
 
     @abstractmethod
     def chat(
@@ -146,14 +130,3 @@ class LLM(ABC, IsolatedEmitter[Literal["metrics_collected", "error"] | TEvent], 
         prewarm in flight and takes 2 s at most.
         """
         report_survivors(await self._prewarm_scope.cancel(CLOSE_GRACE))
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        await self.aclose()

@@ -7,15 +7,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from livekit import rtc
 from pydantic import BaseModel, ConfigDict, Field
-from typing_extensions import Self
 
 from .._emitter import IsolatedEmitter
-from .._streams import qualified_name
+from .._model import MeteredModel
+from .._streams import ClosesOnExit, qualified_name
 from ..log import logger
 from ..types import NOT_GIVEN, NotGivenOr
 from ..utils import is_given
@@ -184,7 +183,7 @@ class RealtimeError(Exception):
         self.code = code
 
 
-class RealtimeModel:
+class RealtimeModel(MeteredModel, ClosesOnExit):
     """Base of realtime models. Makes sessions, each of which is one conversation."""
 
     def __init__(self, *, capabilities: RealtimeCapabilities) -> None:
@@ -197,29 +196,9 @@ class RealtimeModel:
         self._label = qualified_name(self)
 
     @property
-    def model(self) -> str:
-        """Name of the model, "unknown" unless the plugin tells."""
-        return "unknown"
-
-    @property
-    def provider(self) -> str:
-        """Who runs the model, "unknown" unless the plugin tells."""
-        return "unknown"
-
-    @property
-    def metrics_metadata(self) -> dict[str, str]:
-        """`model_name` and `model_provider`, as they appear in metrics."""
-        return {"model_name": self.model, "model_provider": self.provider}
-
-    @property
     def capabilities(self) -> RealtimeCapabilities:
         """What it can do."""
         return self._capabilities
-
-    @property
-    def label(self) -> str:
-        """Module and class, for logs and events."""
-        return self._label
 
     @abstractmethod
     def session(self, *, turn_detection_disabled: bool = False) -> RealtimeSession[Any]:
@@ -233,17 +212,6 @@ class RealtimeModel:
     @abstractmethod
     async def aclose(self) -> None:
         """Release what the model holds. Sessions are closed by whoever made them."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
 
 class RealtimeSession(ABC, IsolatedEmitter[EventTypes | TEvent], Generic[TEvent]):

@@ -6,16 +6,14 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from livekit import rtc
 from pydantic import BaseModel
-from typing_extensions import Self
 
 from .._connections import Connections
 from .._exceptions import APIConnectionError, APIError
-from .._streams import CLOSE_GRACE, EventChannel, qualified_name, report_survivors
+from .._streams import CLOSE_GRACE, ClosesOnExit, EventChannel, qualified_name, report_survivors
 from ..log import logger
 from ..types import NOT_GIVEN, APIConnectOptions, NotGivenOr
 from ..utils import aio, is_given
@@ -31,7 +29,7 @@ _MONITOR_GRACE = 0.5
 """Seconds the metrics monitor may take for the last events."""
 
 
-class RecognizeStream(ABC):
+class RecognizeStream(ABC, ClosesOnExit):
     """A running recognition: frames are pushed, speech events come out of the iteration.
 
     ::
@@ -427,19 +425,8 @@ class RecognizeStream(ABC):
         if self._task.done() and not self._task.cancelled():
             self._task.exception()  # seen: asyncio need not complain about it
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        try:
-            await self.aclose()
-        finally:
-            self._begin_close()  # also when an override got stuck before it came to ours
+    def _left(self) -> None:
+        self._begin_close()
 
 
 SpeechStream = RecognizeStream

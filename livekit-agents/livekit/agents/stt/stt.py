@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
-
-from typing_extensions import Self
 
 from .._emitter import IsolatedEmitter
 from .._exceptions import APIConnectionError, APIError
+from .._model import NamedModel
+from .._streams import ClosesOnExit, qualified_name
 from ..log import logger
 from ..types import DEFAULT_API_CONNECT_OPTIONS, NOT_GIVEN, APIConnectOptions, NotGivenOr
 from ..utils.retry import RetryPolicy, is_retryable
@@ -48,7 +47,13 @@ __all__ = [
 TEvent = TypeVar("TEvent")
 
 
-class STT(ABC, IsolatedEmitter[Literal["metrics_collected", "error"] | TEvent], Generic[TEvent]):
+class STT(
+    ABC,
+    NamedModel,
+    ClosesOnExit,
+    IsolatedEmitter[Literal["metrics_collected", "error"] | TEvent],
+    Generic[TEvent],
+):
     """A speech recognizer. One object serves any number of streams and sessions.
 
     Emits `"metrics_collected"` with `STTMetrics` and `"error"` with `STTError`. A provider
@@ -63,24 +68,9 @@ class STT(ABC, IsolatedEmitter[Literal["metrics_collected", "error"] | TEvent], 
         """
         super().__init__()
         self._capabilities = capabilities
-        self._label = f"{type(self).__module__}.{type(self).__name__}"
+        self._label = qualified_name(self)
         self._recognize_metrics_needed = True
         self._warned_about: set[str] = set()
-
-    @property
-    def label(self) -> str:
-        """Module and class name; says in logs and events who it was."""
-        return self._label
-
-    @property
-    def model(self) -> str:
-        """Name of the model, `"unknown"` unless the provider tells."""
-        return "unknown"
-
-    @property
-    def provider(self) -> str:
-        """Name of the provider, `"unknown"` unless it tells."""
-        return "unknown"
 
     @property
     def metrics_metadata(self) -> Metadata:
@@ -191,17 +181,6 @@ class STT(ABC, IsolatedEmitter[Literal["metrics_collected", "error"] | TEvent], 
 
     def prewarm(self) -> None:
         """Connect ahead of the first use, in the background. The base does nothing."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
     # -- hooks of the voice pipeline --------------------------------------------------------------
 

@@ -6,14 +6,11 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
-
-from typing_extensions import Self
 
 from .._connections import Connections
 from .._exceptions import APIError, APIStatusError
-from .._streams import CLOSE_GRACE, report_survivors
+from .._streams import CLOSE_GRACE, ClosesOnExit, report_survivors
 from ..log import logger
 from ..metrics.base import Metadata, TTSMetrics
 from ..utils.aio import Chan, ChanClosed, Survivor, TaskScope
@@ -57,7 +54,7 @@ class Tally:
         self.segment_id = audio.segment_id
 
 
-class Synthesis(ABC):
+class Synthesis(ABC, ClosesOnExit):
     """One synthesis under way. Base of `ChunkedStream` and `SynthesizeStream`.
 
     A single task runs the attempts. Audio goes from the attempt's `AudioEmitter` straight into the
@@ -133,7 +130,7 @@ class Synthesis(ABC):
         """Whether another attempt makes sense for the listener."""
         return True
 
-    def _prepare_retry(self) -> None:  # noqa: B027 (nothing to do by default)
+    def _prepare_retry(self) -> None:
         """Make the input available to the next attempt."""
 
     def _check_spoken(self, emitter: AudioEmitter) -> None:
@@ -142,7 +139,7 @@ class Synthesis(ABC):
         if text.strip() and emitter.pushed_duration() <= 0.0:
             raise APIError(f"no audio frames were pushed for text: {text}")
 
-    def _before_close(self) -> None:  # noqa: B027 (nothing to do by default)
+    def _before_close(self) -> None:
         """Let go of the input, so that a plugin waiting for it can end."""
 
     # -- attempts
@@ -320,19 +317,8 @@ class Synthesis(ABC):
     def __aiter__(self) -> AsyncIterator[SynthesizedAudio]:
         return self
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        try:
-            await self.aclose()
-        finally:
-            self._begin_close()  # also when an override got stuck before it came to ours
+    def _left(self) -> None:
+        self._begin_close()
 
 
 def _gave_up(error: Exception) -> bool:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from typing_extensions import Self
-
 from .._emitter import IsolatedEmitter
+from .._model import MeteredModel
+from .._streams import ClosesOnExit, qualified_name
 from ..types import DEFAULT_API_CONNECT_OPTIONS, USERDATA_TIMED_TRANSCRIPT, APIConnectOptions
 from ..utils.misc import shortuuid
 from ._data import MarkupInfo, SynthesizedAudio, TTSCapabilities, TTSError
@@ -37,7 +36,13 @@ __all__ = [
 TEvent = TypeVar("TEvent")
 
 
-class TTS(ABC, IsolatedEmitter[Literal["metrics_collected", "error"] | TEvent], Generic[TEvent]):
+class TTS(
+    ABC,
+    MeteredModel,
+    ClosesOnExit,
+    IsolatedEmitter[Literal["metrics_collected", "error"] | TEvent],
+    Generic[TEvent],
+):
     """Base of speech synthesizers.
 
     One object serves any number of requests at the same time. It emits `"metrics_collected"`
@@ -100,29 +105,9 @@ class TTS(ABC, IsolatedEmitter[Literal["metrics_collected", "error"] | TEvent], 
         self._capabilities = capabilities
         self._sample_rate = sample_rate
         self._num_channels = num_channels
-        self._label = f"{type(self).__module__}.{type(self).__name__}"
+        self._label = qualified_name(self)
         self._expressive = False
         self._markup = self.Markup(self)
-
-    @property
-    def label(self) -> str:
-        """Module and class, for logs and events."""
-        return self._label
-
-    @property
-    def model(self) -> str:
-        """Name of the model, "unknown" unless the plugin tells."""
-        return "unknown"
-
-    @property
-    def provider(self) -> str:
-        """Who runs the model, "unknown" unless the plugin tells."""
-        return "unknown"
-
-    @property
-    def metrics_metadata(self) -> dict[str, str]:
-        """`model_name` and `model_provider`, as they appear in metrics."""
-        return {"model_name": self.model, "model_provider": self.provider}
 
     @property
     def capabilities(self) -> TTSCapabilities:
@@ -189,17 +174,6 @@ class TTS(ABC, IsolatedEmitter[Literal["metrics_collected", "error"] | TEvent], 
 
     async def aclose(self) -> None:
         """Release connections. Does nothing by default."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
 
 class _ChunkedOverStream(ChunkedStream):

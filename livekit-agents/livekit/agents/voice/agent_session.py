@@ -6,9 +6,9 @@ import asyncio
 import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from .._streams import ClosesOnExit
 from ..llm import LLM, ChatContext, ChatMessage
 from ..log import logger
 from ..metrics import ModelUsageCollector
@@ -72,7 +72,7 @@ Userdata_T = TypeVar("Userdata_T")
 Run_T = TypeVar("Run_T")
 
 
-class AgentSession(SessionBase, Generic[Userdata_T]):
+class AgentSession(ClosesOnExit, SessionBase, Generic[Userdata_T]):
     """Connects a user with an agent: hears, takes turns, thinks, speaks, and always hangs up.
 
     Give it models, `start()` it with an agent, and close it with `aclose()` (at once) or
@@ -344,17 +344,6 @@ class AgentSession(SessionBase, Generic[Userdata_T]):
             room_output_options=room_output_options,
         )
         return await session_start.start(self, request)
-
-    async def __aenter__(self) -> AgentSession[Userdata_T]:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
     # -- speaking -------------------------------------------------------------------------------
 
