@@ -191,7 +191,8 @@ class CloseChecker:
         assert not self.session._activity_lock.locked(), "the session's activity lock is held"
         for activity in self._activities.values():
             assert not activity._lock.locked(), f"the lock of {activity} is held"
-            assert not activity.replies.remote_context_lock.locked()
+            link = activity.realtime
+            assert link is None or not link._context_lock.locked(), "the realtime context is held"
             assert activity.agent._activity is None, f"{activity.agent.id} is bound to {activity}"
         assert self.session._activity is None and self.session._next_activity is None
 
