@@ -238,7 +238,40 @@ async def test_a_set_that_does_not_come_up_is_done_without(
         async def setup(self) -> Any:
             raise ConnectionError("nobody there")
 
-    async with running(llm=FakeLLM(default="hi"), tools=[Broken()]) as (session, _):
+    class Stuck(Errands):
+        async def setup(self) -> Any:
+            await asyncio.sleep(1e6)
+
+    llm = FakeLLM(default="hi")
+    agent = Agent(instructions="x", tools=[Toolset(id="outer", tools=[Stuck("stuck")])])
+    async with running(agent, llm, tools=[Broken("broken")]) as (session, recorded):
         await session.generate_reply(user_input="hello")
-        assert messages(session)[-1] == "assistant: hi"
-        assert "setting up toolset errands failed" in caplog.text
+        assert messages(session)[-1] == "assistant: hi" and llm.requests[0].tools == []
+        assert "setting up toolset broken failed" in caplog.text
+        errors = [event for event in recorded.events if event.type == "error"]
+        assert [event.source.id for event in errors] == ["broken", "outer"]
+        assert [type(e.error) for e in errors] == [ConnectionError, asyncio.TimeoutError]
+        assert len(recorded.closes) == 0
+
+
+@pytest.mark.parametrize("drain", [False, True], ids=["forced", "graceful"])
+async def test_a_tool_of_the_session_may_close_it(drain: bool) -> None:
+    class HangsUp(AsyncToolset):
+        @function_tool
+        async def hang_up(self, ctx: RunContext) -> str:
+            """Hangs up."""
+            await ctx.update("good bye", silent=True)
+            if drain:
+                ctx.session.shutdown()
+            await ctx.session.aclose()
+            return "too late"
+
+    session = make_session(FakeLLM([calls("hang_up")]), tools=[HangsUp(id="phone")])
+    recorded = Recorded(session)
+    await session.start(Agent(instructions="x"))
+    began = now()
+    session.generate_reply(user_input="bye")
+    await asyncio.sleep(1)
+    assert len(recorded.closes) == 1 and now() - began == 1
+    assert recorded.closes[0].report is not None and not recorded.closes[0].report.survivors
+    assert tool_story(recorded).count("c1_final cancelled") == 1

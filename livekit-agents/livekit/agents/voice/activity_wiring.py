@@ -6,6 +6,7 @@ that a close uses needs the activity lock.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from ..types import NotGivenOr
 from ..utils import is_given
 from ..utils.aio import TaskScope, wait_until
 from .closing import KILL, Step
+from .events import ErrorEvent
 
 if TYPE_CHECKING:
     from .agent_activity import AgentActivity
@@ -59,7 +61,7 @@ def prewarm(activity: AgentActivity) -> None:
 
 
 async def set_up_toolsets(activity: AgentActivity) -> None:
-    """Set up all toolsets side by side; one that fails is logged and does without.
+    """Set up all toolsets side by side. One that fails is reported, and done without.
 
     Those of the session are attached to it, and so go on through a handoff.
     """
@@ -119,14 +121,19 @@ async def _set_up(activity: AgentActivity, toolsets: list[Toolset]) -> None:
     finally:
         await scope.cancel(0.25)
     for task, toolset in tasks.items():
-        if task.cancelled():
+        error = _setup_error(task)
+        if error is not None:
             logger.error(
-                "toolset %s was not set up within %.0f s, its tools are missing",
-                toolset.id,
-                TOOLSET_SETUP_TIMEOUT,
+                "setting up toolset %s failed, its tools are missing", toolset.id, exc_info=error
             )
-        elif task.done() and (error := task.exception()) is not None:
-            logger.error("setting up toolset %s failed", toolset.id, exc_info=error)
+            activity._failed_toolsets.append(toolset)
+            activity.session.emit("error", ErrorEvent(error=error, source=toolset))
+
+
+def _setup_error(task: asyncio.Task[Any]) -> BaseException | None:
+    if not task.done() or task.cancelled():
+        return asyncio.TimeoutError(f"not set up within {TOOLSET_SETUP_TIMEOUT:.0f} s")
+    return task.exception()
 
 
 def subscribe(activity: AgentActivity) -> None:

@@ -78,6 +78,7 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
         self.realtime: RealtimeLink | None = None
         self._mcp_toolsets: list[Toolset] = []
         self._former_toolsets: list[Toolset] = []
+        self._failed_toolsets: list[Toolset] = []
         self._silence: rtc.AudioFrame | None = None
         self._unsubscribe: list[Callable[[], None]] = []
         self._started = False
@@ -163,14 +164,11 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
     @property
     def tools(self) -> list[Tool | Toolset]:
         """Session tools, agent tools and MCP tools; with cancellable ones also the two that
-        list and cancel running tools."""
+        list and cancel running tools. Without toolsets that could not be set up."""
         from .tool_executor import cancel_task, get_running_tasks, has_cancellable_tool
 
-        tools: list[Tool | Toolset] = [
-            *self._session.tools,
-            *self._agent._tools,
-            *self._mcp_toolsets,
-        ]
+        all_tools = (*self._session.tools, *self._agent._tools, *self._mcp_toolsets)
+        tools: list[Tool | Toolset] = [t for t in all_tools if t not in self._failed_toolsets]
         if has_cancellable_tool(tools):
             tools += [cancel_task, get_running_tasks]
         return tools
