@@ -1,0 +1,18 @@
+"""What may still change: ready-made tools, toolsets and helpers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._lazy import attach
+
+if TYPE_CHECKING:
+    from ..llm.chat_context import Instructions
+    from .tools import EndCallTool
+
+__all__ = ["EndCallTool", "Instructions"]
+
+__getattr__, __dir__ = attach(
+    __name__,
+    {"EndCallTool": ".tools.end_call", "Instructions": "livekit.agents.llm.chat_context"},
+)

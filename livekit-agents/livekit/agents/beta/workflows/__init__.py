@@ -1,0 +1,1 @@
+"""Helpers for agents that collect something from a caller."""
