@@ -14,6 +14,7 @@ from fakes.llm import FakeLLM, Reply, call
 from fakes.realtime import FakeRealtimeModel, RealtimeReply
 from fakes.session import now, running
 from fakes.tools import calls, messages, outputs, results, tool_story
+from livekit.agents.beta import EndCallTool
 from livekit.agents.llm import (
     FunctionCall,
     StopResponse,
@@ -22,6 +23,7 @@ from livekit.agents.llm import (
     ToolResult,
     function_tool,
 )
+from livekit.agents.llm.async_toolset import AsyncToolset
 from livekit.agents.voice import Agent, AgentSession, FunctionToolsExecutedEvent, RunContext
 from livekit.agents.voice.run_result import mock_tools
 
@@ -335,3 +337,73 @@ async def test_a_realtime_model_gets_an_answer_to_every_call() -> None:
     known = [i for i in model.sessions[-1].chat_ctx.items if i.type == "function_call_output"]
     assert [(o.call_id, o.is_error) for o in known] == [("c1", True)]
     await session.aclose()
+
+
+class Editing(Agent):
+    """Its `llm_node` changes the list of tools that it gets."""
+
+    def __init__(self, change: Any, tools: Any) -> None:
+        super().__init__(instructions="x", tools=tools)
+        self.change = change
+
+    async def llm_node(self, chat_ctx: Any, tools: Any, model_settings: Any) -> Any:
+        self.change(tools)
+        async for chunk in Agent.default.llm_node(self, chat_ctx, tools, model_settings):
+            yield chunk
+
+
+@function_tool
+async def look() -> str:
+    """Looks."""
+    return "seen"
+
+
+@function_tool
+async def listen() -> str:
+    """Listens."""
+    return "heard"
+
+
+async def test_a_node_may_add_tools_for_the_turn() -> None:
+    added: list[str] = []
+
+    def add(tools: list[Any]) -> None:
+        if not added:
+            tools.append(listen)
+            added.append("listen")
+
+    llm = FakeLLM([calls("listen#a"), calls("listen#b"), "told"])
+    async with running(Editing(add, [look]), llm) as (session, _):
+        await session.generate_reply(user_input="go")
+        assert results(session) == ["a: heard", "b: heard"], "in the next steps, too"
+        await session.generate_reply(user_input="go")
+        assert [tool.id for tool in llm.requests[-1].tools] == ["look"], "for that turn only"
+
+
+async def test_a_node_may_take_tools_away_also_those_of_a_toolset() -> None:
+    senses = AsyncToolset(id="senses", tools=[look, listen])
+
+    def take_away(tools: list[Any]) -> None:
+        tools[:] = [tool for tool in tools if tool.id != "look"]
+
+    llm = FakeLLM([calls("look#a", "listen#b"), "told"])
+    async with running(Editing(take_away, [senses]), llm) as (session, _):
+        await session.generate_reply(user_input="go")
+        assert results(session) == [
+            "a error: Unknown function: look - available tools: listen",
+            "b: heard",
+        ]
+        assert [tool.id for tool in llm.requests[-1].tools] == ["listen"]
+
+
+async def test_tools_of_a_toolset_may_be_hidden_while_the_agent_greets() -> None:
+    class Greeter(Agent):
+        async def on_enter(self) -> None:
+            self.session.generate_reply()
+
+    llm = FakeLLM(default="hello")
+    agent = Greeter(instructions="x", tools=[EndCallTool(ignore_on_enter=True), look])
+    async with running(agent, llm) as (session, _):
+        await session.generate_reply(user_input="hi")
+        asked = [[tool.id for tool in request.tools] for request in llm.requests]
+        assert asked == [["look"], ["end_call", "look"]]

@@ -192,7 +192,7 @@ class Replies:
             tools = _named(tools, ids)
         marker = on_enter_marker.get()
         if marker is not None and marker.agent is self._activity.agent:
-            tools = [t for t in tools if not _hidden_on_enter(t)]
+            tools = _without_hidden(tools)
         return tools
 
     # -- prepared replies -------------------------------------------------------------------------
@@ -339,9 +339,14 @@ def _named(tools: list[Tool | Toolset], ids: list[str]) -> list[Tool | Toolset]:
     return [by_id[id] for id in ids]
 
 
-def _hidden_on_enter(tool: Tool | Toolset) -> bool:
-    flags = getattr(getattr(tool, "info", None), "flags", ToolFlag.NONE)
-    return bool(flags & ToolFlag.IGNORE_ON_ENTER)
+def _without_hidden(tools: list[Tool | Toolset]) -> list[Tool | Toolset]:
+    """The tools without those flagged `IGNORE_ON_ENTER`, also where they are in a toolset."""
+    context = ToolContext(tools)
+    hidden = [t for t in context.function_tools.values() if t.info.flags & ToolFlag.IGNORE_ON_ENTER]
+    if not hidden:
+        return tools
+    context._exclude(hidden)
+    return list(context.flatten())
 
 
 def _same_tools(old: list[Any], new: list[Any]) -> bool:

@@ -159,7 +159,6 @@ class RealtimeReply:
             handle,
             ToolContext(activity.tools),
             tool_choice,
-            more_tools=[],
         )
         self._played: list[_Played] = []
         self._response_id: str | None = None

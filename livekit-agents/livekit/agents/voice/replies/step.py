@@ -46,6 +46,8 @@ class ReplyRequest:
     user_message: ChatMessage | None = None
     instructions: NotGivenOr[str | Instructions] = NOT_GIVEN
     tool_choice: NotGivenOr[ToolChoice] = NOT_GIVEN
+    tool_ctx: ToolContext | None = None
+    """In place of `tools`: what the previous step of this turn has made of them."""
     answers_user_at: float | None = None
     """When the user stopped speaking (`time.time()`), for the end-to-end latency."""
     extra_metrics: dict[str, Any] = field(default_factory=dict)
@@ -78,7 +80,7 @@ class ReplyStep:
         self._expressive = activity.expressive_options
         self._instructions = activity.agent.instructions
         self._chat_ctx = self._build_context()
-        self._tool_ctx = ToolContext(request.tools)
+        self._tool_ctx = request.tool_ctx or ToolContext(request.tools)
         self._tools: list[Tool] = self._tool_ctx.flatten()
         self._llm = LLMInference(
             activity.agent,
@@ -90,7 +92,7 @@ class ReplyStep:
             on_progress=self._session._progress.touch,
         )
         self._tool_loop = ToolLoop(
-            activity, handle, self._tool_ctx, request.tool_choice, more_tools=self._tools
+            activity, handle, self._tool_ctx, request.tool_choice, edited_tools=self._tools
         )
         self._voiced: Chan[tuple[TextSegment, TTSInference | None]] = Chan()
         self._tts_started = False
@@ -266,7 +268,17 @@ class ReplyStep:
             user_message=None,
             instructions=NOT_GIVEN,
             tool_choice=self._next_tool_choice(),
+            tool_ctx=self._next_tools(),
         )
+
+    def _next_tools(self) -> ToolContext:
+        """The tools of this step, as `llm_node` has left them and as toolsets have them now."""
+        self._tool_loop.take_over_edits()
+        try:
+            return self._tool_ctx.copy()
+        except ValueError as error:
+            logger.error("the tools of the next step stay as they were: %s", error)
+            return self._tool_ctx
 
     def _next_tool_choice(self) -> NotGivenOr[ToolChoice]:
         limit = self._session.options.max_tool_steps

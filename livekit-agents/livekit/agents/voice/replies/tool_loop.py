@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...llm import FunctionCall, RealtimeModel, ToolContext, ToolError, Toolset
 from ...log import logger
@@ -13,7 +13,7 @@ from ..events import FunctionToolsExecutedEvent
 from ..generation import ToolExecutionOutput, make_tool_output
 
 if TYPE_CHECKING:
-    from ...llm import ToolChoice
+    from ...llm import Tool, ToolChoice
     from ...types import NotGivenOr
     from ..agent import Agent
     from ..agent_activity import AgentActivity
@@ -32,13 +32,18 @@ class ToolLoop:
         tool_ctx: ToolContext,
         tool_choice: NotGivenOr[ToolChoice],
         *,
-        more_tools: list[Any],
+        edited_tools: list[Tool] | None = None,
     ) -> None:
+        """Get ready to run tools.
+
+        Args:
+            edited_tools: The flat list that `llm_node` got, and may change while it runs.
+        """
         self._activity = activity
         self._handle = handle
         self._tool_ctx = tool_ctx
         self._tool_choice = tool_choice
-        self._more_tools = more_tools
+        self._edited_tools = edited_tools
         self._running: dict[asyncio.Future[ToolExecutionOutput], RunningTool] = {}
         self._committed = False
         self.outputs: list[ToolExecutionOutput] = []
@@ -108,8 +113,7 @@ class ToolLoop:
         """Why a call can't be started, in the words the model reads; None if it can."""
         from ...llm.utils import parse_function_arguments
 
-        if self._tool_ctx.get_function_tool(call.name) is None:
-            self._tool_ctx.update_tools(self._more_tools)  # llm_node may have added it meanwhile
+        self.take_over_edits()
         if self._tool_ctx.get_function_tool(call.name) is None:
             available = ", ".join(self._tool_ctx.function_tools)
             return f"Unknown function: {call.name} - available tools: {available}"
@@ -121,6 +125,15 @@ class ToolLoop:
             return f"Error parsing arguments for `{call.name}`: {error}"
         call.arguments = json.dumps(arguments, default=str)
         return None
+
+    def take_over_edits(self) -> None:
+        """Let the list of tools count as `llm_node` has changed it."""
+        if self._edited_tools is None:
+            return
+        try:
+            self._tool_ctx._sync_flattened(self._edited_tools)
+        except ValueError as error:
+            logger.error("the tools as llm_node has changed them can't be used: %s", error)
 
     def _on_output(self, fut: asyncio.Future[ToolExecutionOutput]) -> None:
         tool = self._running.pop(fut, None)
