@@ -30,7 +30,7 @@ from .idle import IdleWatch
 from .io import AgentInput, AgentOutput
 from .keyterm_detection import KeytermDetector, KeytermsOptions, STTContextOptions
 from .session_base import SessionBase
-from .session_close import SessionClose
+from .session_close import SessionClose, excused_caller
 from .session_inputs import SessionInputs
 from .session_options import (
     DEFAULT_EXPRESSIVE_OPTIONS,
@@ -575,10 +575,14 @@ class AgentSession(ClosesOnExit, SessionBase, Generic[Userdata_T]):
     async def drain(self) -> None:
         """Let the current agent finish: `on_exit`, then what is queued. Speech is refused after.
 
+        From inside a tool or a hook: everything else is waited for.
+
         Raises:
             RuntimeError: When the session does not run.
         """
-        await self._activity_or_raise().drain()
+        activity = self._activity_or_raise()
+        with excused_caller(activity):
+            await activity.drain()
 
     def shutdown(self, *, drain: bool = True) -> None:
         """Close in the background. Does nothing when the session does not run.

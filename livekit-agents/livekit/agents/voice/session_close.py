@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..log import logger
@@ -362,6 +363,21 @@ class SessionClose:
 
 def _named(tool: RunningTool, what: str) -> str:
     return f'tool "{tool.call.name}" (call {tool.call.call_id}) {what}'
+
+
+@contextmanager
+def excused_caller(activity: AgentActivity) -> Iterator[None]:
+    """Whoever drains an activity from inside one of its tools or hooks is not waited for."""
+    chain = _caller_chain()
+    undo: list[Callable[[], None]] = []
+    if chain:
+        undo.append(activity.scheduler.block(chain, current_speech_handle.get()))
+        undo += [e.block(task) for e in activity.tool_executors for task in chain]
+    try:
+        yield
+    finally:
+        for take_back in undo:
+            take_back()
 
 
 def _caller_chain() -> set[asyncio.Task[Any]]:
