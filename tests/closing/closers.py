@@ -17,7 +17,7 @@ Closer = Callable[[Scene], Awaitable[None]]
 
 
 async def aclose(scene: Scene) -> None:
-    scene.checker.requested()
+    scene.checker.requested(joins=scene.session._is_closing)
     scene.checker.waiter("aclose", scene.session.aclose())
     await asyncio.sleep(0)
 
@@ -45,7 +45,7 @@ async def unrecoverable_error(scene: Scene) -> None:
 
 
 async def job_ends(scene: Scene) -> None:
-    scene.checker.requested()
+    scene.checker.requested(joins=scene.session._is_closing)
     scene.checker.waiter("job shutdown callback", _job_shutdown(scene.session)())
     await asyncio.sleep(0)
 
@@ -165,3 +165,7 @@ BASIC = (
     "shutdown(), then aclose()",
 )
 EXTERNAL = tuple(name for name in CLOSERS if name not in ("a tool", "on_exit"))
+FORCED_AT_ONCE = tuple(
+    name for name in EXTERNAL if not name.startswith("shutdown(), then") or "drain=False" in name
+)
+"""Those that don't let speech play to its end first."""

@@ -6,7 +6,7 @@ A place is a name that some code below passes to `at`; a drive is what brings th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 from closing.checker import CloseChecker
@@ -15,13 +15,15 @@ from livekit import rtc
 
 from fakes.hearing import FakeInterruptionDetector, FakeStreamingDetector, frame
 from fakes.llm import FakeLLM, FakeLLMStream, Reply, call
-from fakes.realtime import FakeRealtimeModel, FakeRealtimeSession, RealtimeReply
-from fakes.session import make_session
+from fakes.realtime import FakeRealtimeModel, FakeRealtimeSession
+from fakes.session import EVENTS, make_session
 from fakes.speaker import Speaker
 from fakes.stt import FakeRecognizeStream, FakeSTT
 from fakes.tts import FakeSynthesizeStream, FakeTTS, heard
 from fakes.vad import FakeVAD, FakeVADStream
 from livekit.agents.llm import Toolset, function_tool
+from livekit.agents.llm.async_toolset import AsyncToolset
+from livekit.agents.llm.tool_context import ToolFlag
 from livekit.agents.stt import STTCapabilities
 from livekit.agents.vad import VADEventType
 from livekit.agents.voice import Agent, AgentSession, AgentTask, RunContext, SpeechHandle
@@ -36,10 +38,10 @@ class _LLMStream(FakeLLMStream):
         assert isinstance(llm, StuckLLM)
         if self._request.user_text in llm.spare:
             return await super()._run()
-        if await llm.parking.at("LLM stream"):
+        if await llm.parking.at(f"{llm.name} stream"):
             llm.replies.insert(0, SURVIVOR)
         await super()._run()
-        if await llm.parking.at("LLM stream, half-way"):
+        if await llm.parking.at(f"{llm.name} stream, half-way"):
             await super()._run()
         return None
 
@@ -50,7 +52,7 @@ class _LLMStream(FakeLLMStream):
             llm = self._fake
             assert isinstance(llm, StuckLLM)
             if self._request.user_text not in llm.spare:
-                await llm.parking.at("LLM stream's aclose")
+                await llm.parking.at(f"{llm.name} stream's aclose")
 
 
 class StuckLLM(FakeLLM):
@@ -58,9 +60,10 @@ class StuckLLM(FakeLLM):
 
     spare = frozenset({"prepare"})
 
-    def __init__(self, parking: Parking, **kwargs: Any) -> None:
+    def __init__(self, parking: Parking, *, name: str = "LLM", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.parking = parking
+        self.name = name
 
     def chat(self, **kwargs: Any) -> FakeLLMStream:
         stream = super().chat(**kwargs)
@@ -225,7 +228,8 @@ class _RealtimeSession(FakeRealtimeSession):
         return model.parking
 
     async def update_chat_ctx(self, chat_ctx: Any) -> None:
-        await self.parking.at("realtime update_chat_ctx")
+        if any(message.role == "user" for message in chat_ctx.messages()):
+            await self.parking.at("realtime update_chat_ctx")
         await super().update_chat_ctx(chat_ctx)
 
     async def update_instructions(self, instructions: str) -> None:
@@ -344,8 +348,8 @@ class Microphone(AudioInput):
         self.parking = parking
 
     async def __anext__(self) -> rtc.AudioFrame:
-        await self.parking.at("source")
-        await asyncio.sleep(10)
+        if not await self.parking.at("source"):
+            await asyncio.sleep(10)
         return frame()
 
     def on_detached(self) -> Any:
@@ -370,6 +374,36 @@ class Drawer(Toolset):
         await super().aclose()
 
 
+class Pocket(AsyncToolset):
+    """A toolset whose calls outlive their turn."""
+
+    def __init__(self, parking: Parking) -> None:
+        super().__init__(id="pocket")
+        self.parking = parking
+
+    @function_tool
+    async def search(self) -> str:
+        """Searches."""
+        await self.parking.at("tool of an async toolset")
+        return SURVIVOR
+
+
+class Part:
+    """Something else that a session has and ends: a recorder, a room, a host."""
+
+    def __init__(self, parking: Parking) -> None:
+        self.parking = parking
+
+    async def aclose(self) -> None:
+        await self.parking.at("part's aclose")
+
+    def _linked_and_subscribed(self) -> bool:
+        return True
+
+    def on_eot_prediction(self, ev: Any) -> None:
+        pass
+
+
 # -- agents -----------------------------------------------------------------------------------------
 
 
@@ -385,12 +419,13 @@ class Ask(AgentTask[str]):
         if self.depth:
             await Ask(self.scene, self.depth - 1)
         self.scene.asked.set()
-        await self.scene.parking.at("inline task's on_enter")
-        await self.scene.misbehave()
+        if await self.scene.parking.at("inline task's on_enter"):
+            await self.scene.misbehave()
 
     async def on_exit(self) -> None:
         self.scene.exits.append(f"ask {self.depth}")
-        await self.scene.parking.at("inline task's on_exit")
+        if await self.scene.parking.at("inline task's on_exit"):
+            await self.scene.misbehave()
 
     @function_tool
     async def look_up(self) -> str:
@@ -421,6 +456,7 @@ class Stuck(Agent):
     async def on_enter(self) -> None:
         await self._hook("on_enter")
         if self.scene.parking.place == "on_enter's inline task":
+            self.scene.parking.reached.set()
             await Ask(self.scene)
 
     async def on_exit(self) -> None:
@@ -520,8 +556,9 @@ class Stuck(Agent):
     @function_tool
     async def ask_in_a_gather(self) -> str:
         """Asks the user in an inline task, beside something else."""
-        await asyncio.gather(self.scene.parking.at("gather in a tool"), asyncio.sleep(3600))
-        return "asked"
+        child = asyncio.ensure_future(self.at("gather in a tool"))
+        await asyncio.gather(self.scene.checker.ours(child), asyncio.sleep(3600))
+        return SURVIVOR
 
     @function_tool
     async def transfer(self) -> Agent:
@@ -534,6 +571,27 @@ class Stuck(Agent):
         """Speaks to the end, then works."""
         await ctx.wait_for_playout()
         return "played"
+
+    @function_tool
+    async def take_the_floor(self, ctx: RunContext[Any]) -> str:
+        """Wants the user's attention."""
+        await ctx.update("one moment", silent=True)
+        async with ctx.foreground():
+            await self.at("tool that has the floor")
+        return SURVIVOR
+
+    @function_tool
+    async def fill_in(self, ctx: RunContext[Any]) -> str:
+        """Says something while it works."""
+        async with ctx.with_filler("still working", delay=0.1, interval=0.5):
+            await self.at("tool with a filler")
+        return SURVIVOR
+
+    @function_tool(flags=ToolFlag.CANCELLABLE)
+    async def look_up_until_cancelled(self) -> str:
+        """Looks something up, and may be stopped at any time."""
+        await self.at("cancellable tool")
+        return SURVIVOR
 
     @function_tool
     async def hang_up_later(self, ctx: RunContext[Any]) -> str:
@@ -563,6 +621,7 @@ class Scene:
         self.depth = options.pop("depth", 0)
         self.closes_from = ""
         self.exits: list[str] = []
+        self.helpers: list[asyncio.Task[None]] = []
         self.asked = asyncio.Event()
         self.hang_up = asyncio.Event()
         self.llm = StuckLLM(
@@ -576,11 +635,20 @@ class Scene:
         self.stt = StuckSTT(parking)
         self.vad = StuckVAD(parking)
         self.tts = StuckTTS(parking)
-        self.realtime = StuckRealtime(parking, replies=[]) if realtime else None
+        self.realtime = StuckRealtime(parking) if realtime else None
+        self.interruption_detector = StuckInterruptionDetector(parking)
+        self.keyterm_llm = StuckLLM(parking, name="keyterm LLM")
         self.speaker = TapeSpeaker(parking)
         self.screen = Screen(parking)
         options.setdefault("aec_warmup_duration", None)
-        options.setdefault("tools", [Drawer(parking, "session")])
+        options.setdefault("tools", [Drawer(parking, "session"), Pocket(parking)])
+        if options.pop("keyterms", False):
+            detection = {"enabled": True, "llm": self.keyterm_llm}
+            options["stt_context_options"] = {"keyterm_detection": detection}
+        detector = options.pop("detector", None)
+        if detector is not None:
+            options["turn_handling"] = {"turn_detection": detector(parking)}
+        broken_handlers = options.pop("broken_handlers", False)
         if realtime:
             models: dict[str, Any] = {"llm": self.realtime}
             self.session: AgentSession[Any] = AgentSession(vad=None, **models, **options)
@@ -594,6 +662,9 @@ class Scene:
             sink=self.speaker,
         )
         self.agent = Stuck(self)
+        if broken_handlers:
+            for name in EVENTS:
+                self.session.on(name, _broken)  # type: ignore[arg-type]
 
     def attach(self) -> None:
         """Give the session ears and a voice; a close takes them away."""
@@ -609,10 +680,23 @@ class Scene:
     async def restart(self) -> None:
         """Start it again, healthy, with another agent and on the same lines."""
         self.parking.over = True
+        self.llm.replies = []
+        if self.realtime is not None:
+            self.realtime.replies = ["yes"]
         self.attach()
         await self.session.start(Agent(instructions="second life"))
 
-    async def reached(self, patience: float = 30.0) -> None:
+    def help(self, coro: Coroutine[Any, Any, None]) -> None:
+        """Something else that the program does meanwhile."""
+        self.helpers.append(self.checker.ours(asyncio.ensure_future(coro)))
+
+    def end(self) -> None:
+        """The test is over."""
+        self.parking.let_go()
+        for helper in self.helpers:
+            helper.cancel()
+
+    async def reached(self, patience: float) -> None:
         """Wait until something is stuck, if it gets stuck before the close at all."""
         waiting = asyncio.ensure_future(self.parking.reached.wait())
         await asyncio.wait([waiting], timeout=patience)
@@ -676,10 +760,26 @@ class Scene:
 
     def reply_with_tool(self, *names: str, text: str = "go on") -> SpeechHandle:
         """Let the agent reply with tool calls."""
-        self.llm.replies = [Reply(tool_calls=[call(name) for name in names])]
+        self.llm.replies = [self.tool_call(*names)]
         return self.reply(text)
+
+    def tool_call(self, *names: str) -> Reply:
+        """An answer of the LLM that calls tools."""
+        return Reply(tool_calls=[call(name) for name in names])
+
+
+def _broken(*_: Any) -> None:
+    raise TypeError("a broken handler")
 
 
 Drive = Callable[[Scene], Awaitable[None]]
 
-__all__ = ["Ask", "Drive", "RealtimeReply", "Scene", "Second", "StuckDetector"]
+__all__ = [
+    "Ask",
+    "Drive",
+    "Part",
+    "Scene",
+    "Second",
+    "StuckDetector",
+    "StuckTextDetector",
+]

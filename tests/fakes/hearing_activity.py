@@ -66,6 +66,9 @@ class ActivitySession(FakeSession):
     def _update_user_state(self, state: str, *, last_speaking_time: float | None = None) -> None:
         self.user_state = state
 
+    def _run_beside(self, result: object, *, name: str) -> None:
+        assert result is None, "the fake output has no coroutine functions"
+
     def _on_metrics(self, metrics: Any) -> None:
         self.metrics.append(metrics)
 

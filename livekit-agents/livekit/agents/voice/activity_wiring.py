@@ -292,6 +292,7 @@ def hearing_steps(activity: AgentActivity) -> list[Step]:
             Step(
                 "speech recognition",
                 lambda: recognition.aclose(max(0.0, budget - 0.1)),
+                keeps_budget=True,
             )
         )
     return steps

@@ -202,6 +202,7 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
             self._agent._activity = self
             wiring.prewarm(self)
             await wiring.set_up_toolsets(self)
+            self._refuse_if_cut_off()
             await self._wire(reuse_resources)
             self._started = True
             self._on_enter_task = self._start_hook("on_enter", self._agent.on_enter)
@@ -224,11 +225,17 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
         self._turns_blocked = False
         wiring.subscribe(self)
         await wiring.open_realtime(self, reuse)
+        self._refuse_if_cut_off()
         wiring.announce_config(self)
         self.scheduler.open()
         wiring.start_hearing(self, reuse)
         wiring.start_keyterms(self)
         self._session._idle.changed()
+
+    def _refuse_if_cut_off(self) -> None:
+        """A start that outlived its session must not open what the close has closed."""
+        if self._cut:
+            raise ActivityClosedError(f"{self._agent.id} was cut off while it started")
 
     async def pause(
         self,

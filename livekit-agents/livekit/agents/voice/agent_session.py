@@ -264,6 +264,7 @@ class AgentSession(ClosesOnExit, SessionBase, Generic[Userdata_T]):
         """Forget whatever a former run left behind."""
         self._ledger = Ledger()
         self._scope = TaskScope("session")
+        self._teardowns = TaskScope("teardown of an agent")
         self._activity_lock = asyncio.Lock()
         self._handoffs = Handoffs(self, self._scope)
         self._inputs = SessionInputs(self)
@@ -656,7 +657,7 @@ class AgentSession(ClosesOnExit, SessionBase, Generic[Userdata_T]):
 
     def _teardown_plan(self) -> ClosePlan:
         """A plan for ending one activity in ordinary life, with the session's budgets."""
-        return ClosePlan(self._options.close_budgets, scope=self._scope)
+        return ClosePlan(self._options.close_budgets, scope=self._teardowns)
 
     async def _close_amd(self) -> None:
         if self._amd is not None:
@@ -706,6 +707,7 @@ class AgentSession(ClosesOnExit, SessionBase, Generic[Userdata_T]):
             self._global_run_state._fail(RuntimeError(f"session closed{suffix}"))
         self._global_run_state = None
         self._activity = self._next_activity = None
+        self._activity_lock = asyncio.Lock()  # a survivor may hold the former one
         self._started, self._start_task = False, None
         self._state.reset()
         self._errors.reset()

@@ -141,6 +141,8 @@ class Step:
     """Seconds; None means the plan's teardown budget."""
     if_not: Callable[[], None] | None = None
     """Called when it failed or did not end in time: what can be done without its cooperation."""
+    keeps_budget: bool = False
+    """The action itself cancels and abandons what takes too long, so that nobody need cancel it."""
 
 
 @dataclass
@@ -162,10 +164,17 @@ class ClosePlan:
     """What the closing WARNING names: one phrase for each thing cut off or given up."""
 
     scope: TaskScope = field(default_factory=lambda: TaskScope("session close"))
-    """Owns the steps. If whoever runs the plan is cancelled, its owner ends those begun."""
+    """Owns the steps. Those of a plan whose runner is cancelled go on in it."""
 
     def __post_init__(self) -> None:
         self._survivors: list[Survivor] = []
+
+    def attempt(self, name: str, action: Callable[[], Any]) -> None:
+        """Do something at once that takes no time. Its failure is logged and recorded."""
+        try:
+            action()
+        except Exception as error:
+            self._failed(name, error, 0.0)
 
     def beside(self, coro: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run a part of the plan beside the rest. Its failure is logged and recorded."""
@@ -193,8 +202,9 @@ class ClosePlan:
             if left is not None:
                 budget = min(budget, left)
             now = loop.time()
+            grace = 0.0 if step.keeps_budget else min(KILL, budget / 2)
             task = self.scope.spawn(_act(step), name=f"close: {step.name}", log_errors=False)
-            running[task] = _Running(step, now, now + budget - min(KILL, budget / 2), now + budget)
+            running[task] = _Running(step, now, now + budget - grace, now + budget)
             if budget <= 0:
                 await a_few_turns(task)
         while running:

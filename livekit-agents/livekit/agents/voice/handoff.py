@@ -94,8 +94,9 @@ class Handoffs:
                 await asyncio.wait((previous,))  # its failure is its own
             await self.switch(agent)
         except Exception as error:
-            logger.exception("the handoff to agent %r failed", agent.id)
-            self._session._on_handoff_failed(agent, error)
+            if self._session._handoffs is self:  # else a survivor of a former run has ended
+                logger.exception("the handoff to agent %r failed", agent.id)
+                self._session._on_handoff_failed(agent, error)
         finally:
             self._requested -= 1
 
@@ -126,7 +127,8 @@ class Handoffs:
                 self._take_floor(new, old.agent if old is not None else None)
                 await new.start(reuse_resources=reuse)
             finally:
-                session._next_activity = None
+                if session._next_activity is new:
+                    session._next_activity = None
 
     async def _end(self, old: AgentActivity, new: AgentActivity) -> Any:
         """Drain and close the old activity; inline tasks below it end with an error."""
@@ -142,6 +144,7 @@ class Handoffs:
     def _take_floor(self, new: AgentActivity, old_agent: Agent | None) -> None:
         session = self._session
         session._activity = new
+        session._had_activity = True
         session._current_agent = new.agent
         session._commit_handoff(
             AgentHandoff(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import weakref
 
     from .. import llm as llm_module, stt as stt_module, tts as tts_module, vad as vad_module
+    from ..utils.aio import TaskScope
     from .agent import Agent
     from .agent_activity import AgentActivity
     from .agent_session import AgentSession
@@ -73,6 +75,7 @@ class SessionBase(IsolatedEmitter[EventTypes]):
         _recorded_events: list[AgentEvent]
         _recorder_io: Any
         _room_io: Any
+        _scope: TaskScope
         _started: bool
         _started_at: float | None
         _state: ConversationState
@@ -236,6 +239,15 @@ class SessionBase(IsolatedEmitter[EventTypes]):
                 f"an agent transition is in progress, cannot use {method}() until it is over"
             )
         raise RuntimeError(f"AgentSession is closing, cannot use {method}()")
+
+    def _run_beside(self, result: object, *, name: str) -> asyncio.Task[Any] | None:
+        """Run what a method of a sink returned, where that is overridden by a coroutine function."""
+        if not inspect.iscoroutine(result):
+            return None
+        if self._scope.closed:
+            result.close()
+            return None
+        return self._scope.spawn(result, name=name)
 
     def _watch(self, handle: SpeechHandle) -> None:
         if self._global_run_state is not None:

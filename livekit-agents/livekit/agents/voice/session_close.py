@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..log import logger
-from ..utils.aio import Deadline, wait_until
+from ..utils.aio import Deadline, Survivor, wait_until
 from ._context import current_function_call, current_speech_handle, inline_owner, speech_task
 from .closing import COMMIT_MARGIN, KILL, ClosePlan, CloseReport, StallWatch, Step, a_few_turns
 from .events import CloseEvent, CloseReason
@@ -110,7 +110,7 @@ class SessionClose:
             try:
                 await self._settle()
             finally:
-                await self._plan.run(Step("cut off", self._cut_off))
+                self._plan.attempt("cut off", self._cut_off)
                 await self._tear_down()
         finally:
             self._session._started = False
@@ -133,7 +133,7 @@ class SessionClose:
         """Let what was begun end: for as long as it takes, or within the forced allowance."""
         self._activities = self._session._handoffs.stacked_activities()
         for activity in self._activities:
-            activity.begin_close()
+            self._plan.attempt("begin to close", activity.begin_close)
         early = [
             Step("answering machine detection", self._session._close_amd),
             Step("keyterm detection", self._session._keyterms.aclose),
@@ -166,7 +166,7 @@ class SessionClose:
         for executor in self._session._tool_executors():
             executor.cancel_cancellable()
         for activity in self._activities:
-            activity.interrupt(force=True)
+            self._plan.attempt("interrupt", lambda a=activity: a.interrupt(force=True))  # type: ignore[misc]
             for handle in activity.scheduler.live_handles():
                 handle._disarm_interruption_timeout()
         self._hearing = self._plan.beside(self._end_hearing(), "hearing")
@@ -182,7 +182,7 @@ class SessionClose:
         for activity in session._handoffs.stacked_activities():
             if activity not in self._activities:
                 self._activities.append(activity)
-                activity.begin_close()
+                self._plan.attempt("begin to close", activity.begin_close)
             call = session._handoffs.call_of(activity)
             if call is not None and self._forced_at is None:
                 await activity.drain()
@@ -303,11 +303,18 @@ class SessionClose:
         for activity in self._activities:
             steps += activity.model_steps() + activity.toolset_steps() + activity.end_steps()
         steps += session._component_steps()
+        steps.append(Step("agents that left before", self._end_teardowns, keeps_budget=True))
         await plan.run(*steps, deadline=by)
         for activity in self._activities:
             activity.release_subscriptions()
             activity._release_agent()
         session._activity = None
+
+    async def _end_teardowns(self) -> list[Survivor]:
+        """What handoffs had begun to tear down is not cut short, but given its time to end."""
+        teardowns = self._session._teardowns
+        await teardowns.join(self._budgets.teardown - 2 * KILL)
+        return await teardowns.cancel(KILL)
 
     def _emit_close(self) -> None:
         self._plan.warn_once()

@@ -34,6 +34,8 @@ class InputForwarder:
 
     async def _run(self, source: AsyncIterable[Any]) -> None:
         async for item in source:
+            if self._task is not asyncio.current_task():
+                return  # replaced, or the session closed, while the source ignored its cancellation
             self._deliver(item)
 
     async def aclose(self, timeout: float) -> list[Survivor]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..log import logger
 from ..types import NotGivenOr
 from ..utils import is_given
+from ..utils.aio import wait_until
 from ..utils.aio.task_scope import current_ledger
 from ._context import bound
 from .closing import Step
@@ -70,12 +71,12 @@ async def start(session: AgentSession[Any], request: StartRequest) -> RunResult[
             _start(session, request), name="start session", log_errors=False
         )
     try:
-        await asyncio.wait((task,))
+        await wait_until(task, None)
     except asyncio.CancelledError:
         task.cancel()
         await _clean_up(session, None)
         raise
-    if task.cancelled():
+    if task.cancelled() or not task.done():  # a close has ended it, or given it up
         await wait_for_former_close(session)
         raise RuntimeError("session closed")
     error = task.exception()
@@ -99,6 +100,7 @@ def _begin_run(session: AgentSession[Any]) -> RunResult[Any]:
 
 async def _clean_up(session: AgentSession[Any], error: BaseException | None) -> None:
     """Close again whatever a start that did not succeed had begun."""
+    session._had_activity = session._started  # whoever called start() is told by its error
     session._close_soon(reason=CloseReason.ERROR if error else CloseReason.USER_INITIATED)
     closing = session._closing_task
     if closing is not None and not closing.done():
@@ -119,7 +121,6 @@ async def _start(session: AgentSession[Any], request: StartRequest) -> None:
         await session._handoffs.switch(request.agent)
     # no await below: either all of the session runs, or none of it
     session._started = True
-    session._had_activity = True
     session._inputs.refresh_audio()
     session._inputs.refresh_video()
     session._state.set_agent("listening")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import FrameType
@@ -103,7 +103,7 @@ async def wait_until(
     futures: asyncio.Future[Any] | Iterable[asyncio.Future[Any]],
     deadline: Deadline | float | None,
 ) -> list[asyncio.Future[Any]]:
-    """Wait for futures or tasks until they are done, or until the deadline.
+    """Wait for futures or tasks until they are done or abandoned, or until the deadline.
 
     Nothing is cancelled and no result or error is looked at: the caller reads those. The task that
     calls is never waited for.
@@ -128,8 +128,40 @@ async def wait_until(
     pending = _others(waiting)
     if pending:
         timeout = deadline.remaining() if isinstance(deadline, Deadline) else deadline
-        await asyncio.wait(pending, timeout=timeout)
+        await _wait(pending, timeout)
     return [future for future in pending if not future.done()]
+
+
+async def _wait(futures: Collection[asyncio.Future[Any]], timeout: float | None) -> None:
+    """As `asyncio.wait`, except that nobody goes on waiting for what is abandoned."""
+    loop = asyncio.get_running_loop()
+    over: asyncio.Future[None] = loop.create_future()
+    left = {future for future in futures if future not in _abandoned}
+
+    def end(*_: Any) -> None:
+        if not over.done():
+            over.set_result(None)
+
+    def one_less(future: asyncio.Future[Any]) -> None:
+        left.discard(future)
+        if not left:
+            end()
+
+    if not left:
+        return
+    timer = None if timeout is None else loop.call_later(timeout, end)
+    watched = list(left)
+    for future in watched:
+        future.add_done_callback(one_less)
+        _watchers.setdefault(future, []).append(one_less)
+    try:
+        await over
+    finally:
+        if timer is not None:
+            timer.cancel()
+        for future in watched:
+            future.remove_done_callback(one_less)
+            _forget_watcher(future, one_less)
 
 
 class TaskScope:
@@ -146,7 +178,7 @@ class TaskScope:
     A scope belongs to one event loop. It costs one dict entry per running task.
     """
 
-    __slots__ = ("_closed", "_owner", "_requests", "_tasks")
+    __slots__ = ("_closed", "_ledger", "_owner", "_requests", "_tasks")
 
     def __init__(self, owner: str) -> None:
         """Open a scope. No event loop needs to be running yet.
@@ -155,6 +187,7 @@ class TaskScope:
             owner: who answers for the tasks; appears in logs and reports.
         """
         self._owner = owner
+        self._ledger = current_ledger.get()
         self._closed = False
         self._tasks: dict[asyncio.Task[Any], float] = {}  # -> loop time of the start
         self._requests: dict[asyncio.Task[Any], int] = {}  # -> cancellations requested
@@ -172,7 +205,7 @@ class TaskScope:
     @property
     def tasks(self) -> frozenset[asyncio.Task[Any]]:
         """The tasks that have not finished. Abandoned ones are no longer among them."""
-        return frozenset(task for task in self._tasks if not task.done())
+        return frozenset(task for task in self._tasks if not task.done() and task not in _abandoned)
 
     def spawn(
         self, coro: Coroutine[Any, Any, T], *, name: str | None = None, log_errors: bool = True
@@ -268,7 +301,7 @@ class TaskScope:
     def _request(self, task: asyncio.Task[Any]) -> None:
         self._requests[task] = self._requests.get(task, 0) + 1
         task.cancel()
-        if (ledger := current_ledger.get()) is not None:
+        if (ledger := self._ledger or current_ledger.get()) is not None:
             ledger.enter(task, self._owner, started=self._tasks.get(task))
 
     def _abandon(self, task: asyncio.Task[Any]) -> Survivor:
@@ -331,6 +364,18 @@ async def run_bounded(
 
 _abandoned: dict[asyncio.Future[Any], Survivor] = {}
 
+_watchers: dict[asyncio.Future[Any], list[Callable[[asyncio.Future[Any]], None]]] = {}
+"""Who waits for a task, to be told when it is abandoned."""
+
+
+def _forget_watcher(
+    future: asyncio.Future[Any], watcher: Callable[[asyncio.Future[Any]], None]
+) -> None:
+    watchers = _watchers[future]
+    watchers.remove(watcher)
+    if not watchers:
+        del _watchers[future]
+
 
 def abandoned() -> dict[asyncio.Future[Any], Survivor]:
     """The tasks of this process that ignored their cancellation and still run, with a description.
@@ -371,6 +416,8 @@ def abandon(task: asyncio.Future[Any], owner: str, *, started: float | None = No
     )
     _abandoned[task] = survivor
     task.add_done_callback(_ended_late)
+    for watcher in list(_watchers.get(task, ())):
+        watcher(task)
     if (ledger := current_ledger.get()) is not None:
         ledger.enter(task, owner, started=started)
     return survivor
@@ -423,8 +470,8 @@ class Ledger:
     """Tasks that were asked to end and have not, of everything that one owner had started.
 
     A scope can't always see its tasks to their end: whoever waits for them may be cancelled, or may
-    have no time to wait. Code that runs with a ledger bound to `current_ledger` enters them there,
-    and the owner of the ledger settles it when all else has ended.
+    have no time to wait. Scopes made while a ledger is bound to `current_ledger` enter such tasks
+    there, and the owner of the ledger settles it when all else has ended.
     """
 
     __slots__ = ("_tasks",)

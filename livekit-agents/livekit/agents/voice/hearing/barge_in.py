@@ -8,6 +8,7 @@ that gets a reply, make it an interruption; silence makes it a false one, and th
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from ...log import logger
@@ -15,6 +16,7 @@ from ...utils.aio import Survivor, TaskScope
 from ..events import AgentFalseInterruptionEvent, AgentState
 from ..speech_handle import InterruptionSource, SpeechHandle
 from .activity import HearingActivity, interruption_options, owns_overlapping_speech
+from .hooks import notify
 from .timers import Timer
 from .transcript import first_alternative
 
@@ -413,13 +415,17 @@ class BargeIn:
     def pause_output(self) -> None:
         """Hold the sound back."""
         if (audio := self._activity.session.output.audio) is not None:
-            audio.pause()
+            self._tell(audio.pause)
 
     def resume_output(self) -> None:
         """Let it play."""
         audio = self._activity.session.output.audio
         if audio is not None and audio.can_pause:
-            audio.resume()
+            self._tell(audio.resume)
+
+    def _tell(self, command: Callable[[], object]) -> None:
+        """Let the sink do something. What it returns to be awaited is awaited elsewhere."""
+        self._activity.session._run_beside(notify(command), name=f"{command.__name__} the output")
 
     def arm(self, seconds: float) -> None:
         """(Re)start the timer that calls the interruption false."""

@@ -137,12 +137,16 @@ class RecognitionHooks(Protocol):
         ...
 
 
-def notify(hook: Callable[..., object], *args: object, **kwargs: object) -> None:
-    """Call a hook. What it raises is logged: one bad listener must not make the session deaf."""
+def notify(hook: Callable[..., object], *args: object, **kwargs: object) -> object:
+    """Call a hook and return what it returns.
+
+    What it raises is logged: one bad listener must not make the session deaf.
+    """
     try:
-        hook(*args, **kwargs)
+        return hook(*args, **kwargs)
     except Exception:
         logger.exception("hearing: %s failed", getattr(hook, "__qualname__", hook))
+        return None
 
 
 class AnsweringMachineListener(Protocol):

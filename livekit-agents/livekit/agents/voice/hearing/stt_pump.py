@@ -151,12 +151,15 @@ class STTPump:
             return []
         patience, grace = split(timeout)
         self._task.cancel()
-        if await wait_until(self._task, min(_LIVE_STREAM_PATIENCE, patience)):
-            # Perhaps the node is stuck elsewhere than in its stream: close that ourselves.
-            if (stream := self._live) is not None:
-                self._scope.spawn(stream.aclose(), name="close the live stt stream")
-            await wait_until(self._scope.tasks, max(0.0, patience - _LIVE_STREAM_PATIENCE))
-        return await self._scope.cancel(grace)
+        try:
+            if await wait_until(self._task, min(_LIVE_STREAM_PATIENCE, patience)):
+                # Perhaps the node is stuck elsewhere than in its stream: close that ourselves.
+                if (stream := self._live) is not None:
+                    self._scope.spawn(stream.aclose(), name="close the live stt stream")
+                await wait_until(self._scope.tasks, max(0.0, patience - _LIVE_STREAM_PATIENCE))
+            return await self._scope.cancel(grace)
+        finally:
+            self._scope.cancel_soon()  # also when nobody waits any more
 
     # -- audio ----------------------------------------------------------------------------------
 

@@ -47,6 +47,8 @@ class TextSegment:
     def __init__(self, *, spoken: bool = True) -> None:
         self.voice: Chan[str] | None = Chan() if spoken else None
         self.transcript: Chan[str] = Chan()
+        self.text = ""
+        """All of it so far."""
         self.first_text_at: float | None = None
         """`time.perf_counter()` of the first text."""
         self.void = False
@@ -56,6 +58,7 @@ class TextSegment:
         """Add text."""
         if self.first_text_at is None:
             self.first_text_at = time.perf_counter()
+        self.text += text
         if self.voice is not None:
             self.voice.send_nowait(text)
         self.transcript.send_nowait(text)

@@ -92,6 +92,7 @@ class SayTask:
             text=text,
             tts=tts,
             on_first_frame=self._on_first_frame,
+            segment=segment,
         )
         await self._playback.play()
         error = self._playback.error or (tts.error if tts is not None else None)

@@ -11,7 +11,7 @@ from livekit import rtc
 
 from ...log import logger
 from ...utils.aio import TaskScope, wait_until
-from .inference import TTSInference, close_node, resolve_node
+from .inference import TextSegment, TTSInference, close_node, resolve_node
 
 if TYPE_CHECKING:
     from ..agent import ModelSettings
@@ -32,6 +32,7 @@ class SegmentPlayback:
         frames: The audio, or None without audio output.
         text: The transcript, before `transcription_node`.
         on_first_frame: Called once with the time (`time.time()`) at which playing began.
+        segment: Whose text it is, where that is known apart from the transcript.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class SegmentPlayback:
         text: AsyncIterable[Any] | None,
         tts: TTSInference | None,
         on_first_frame: Callable[[float], None],
+        segment: TextSegment | None = None,
     ) -> None:
         self._activity = activity
         self._handle = handle
@@ -56,6 +58,8 @@ class SegmentPlayback:
         self._text = text
         self._tts = tts
         self._on_first_frame = on_first_frame
+        self._segment = segment
+        self._transcribed = False
         self._scope = TaskScope(f"playback of {handle.id}")
         self._ended = False
         self.error: Exception | None = None
@@ -103,7 +107,7 @@ class SegmentPlayback:
         await wait_until(running, FORWARDER_GRACE)
         if output is None or self.captured_at is None:
             return
-        _drop_rest(output)
+        self._drop_rest(output)
         if self._finished is None:
             self._finished = await output.wait_for_playout()
 
@@ -120,11 +124,27 @@ class SegmentPlayback:
         self._end()
         output = self._audio_output
         if output is not None and self.captured_at is not None and self._finished is None:
-            try:
-                _drop_rest(output)
-            except Exception:
-                logger.exception("clearing %s failed", output.label)
+            self._drop_rest(output)
             self._finished = output._give_up_playout()
+
+    def _drop_rest(self, output: AudioOutput) -> None:
+        """Close the segment where it was cut, and drop what has not been played."""
+        if output._capturing:
+            self._tell(output.flush)  # else the next frame would continue this segment
+        self._tell(output.clear_buffer)
+
+    def _tell(self, command: Callable[[], object]) -> asyncio.Task[Any] | None:
+        """Let a sink do something that must not fail the reply.
+
+        Returns:
+            Where the sink's method is a coroutine function: the task that runs it.
+        """
+        try:
+            result = command()
+        except Exception:
+            logger.exception("%s failed", command.__qualname__)
+            return None
+        return self._activity.session._run_beside(result, name=command.__qualname__)
 
     # -- audio ------------------------------------------------------------------------------------
 
@@ -151,8 +171,7 @@ class SegmentPlayback:
                 # a sink that raises it by itself must not pass for a segment played in full
                 self.error = RuntimeError(f"{output.label} cancelled the capture of a frame")
             if self._pushed and not self._ended:
-                output.flush()
-                output.clear_buffer()
+                self._drop_rest(output)
             raise
         except Exception as error:
             self.error = error
@@ -161,7 +180,9 @@ class SegmentPlayback:
             await close_node(self._frames)
         if self._tts is not None and self._tts.error is not None:
             output._mark_input_truncated()
-        output.flush()
+        flushing = self._tell(output.flush)
+        if flushing is not None:
+            await asyncio.wait((flushing,))
 
     async def _capture(self, output: AudioOutput, frame: rtc.AudioFrame) -> None:
         if self._ended:
@@ -195,6 +216,7 @@ class SegmentPlayback:
             agent = self._activity.agent
             node = await resolve_node(agent.transcription_node(self._text, self._settings))  # type: ignore[arg-type]
             if node is None:
+                self._transcribed = True
                 return
             async for delta in node:
                 if self._ended:
@@ -205,12 +227,13 @@ class SegmentPlayback:
                 if self._audio_output is None and self.started_at is None and delta:
                     self._started(time.time())
                 self._activity.session._progress.touch()
+            self._transcribed = True
         except Exception as error:
             self.error = error
             logger.exception("forwarding the transcript failed")
         finally:
             if output is not None and not self._ended:
-                output.flush()
+                self._tell(output.flush)
             await close_node(node)
 
     # -- what came of it --------------------------------------------------------------------------
@@ -260,16 +283,13 @@ class SegmentPlayback:
             return ""
         event = self._finished
         heard = event.synchronized_transcript if event is not None else None
-        return self.forwarded if self.outcome == "full" or heard is None else heard
+        if heard is not None and self.outcome != "full":
+            return heard
+        if not (self.forwarded or self._transcribed or self._segment is None):
+            return self._segment.text  # it was heard, but `transcription_node` is stuck
+        return self.forwarded
 
     @property
     def playback_position(self) -> float:
         """Seconds of its audio that were played."""
         return self._finished.playback_position if self._finished is not None else 0.0
-
-
-def _drop_rest(output: AudioOutput) -> None:
-    """Close the segment where it was cut, and drop what has not been played."""
-    if output._capturing:
-        output.flush()  # else the next frame would continue this segment
-    output.clear_buffer()

@@ -337,6 +337,7 @@ class ReplyStep:
             text=text,
             tts=tts,
             on_first_frame=self._on_first_frame,
+            segment=segment,
         )
 
     def _on_first_frame(self, at: float) -> None:
