@@ -27,6 +27,7 @@ from livekit.agents.llm.tool_context import ToolFlag
 from livekit.agents.stt import STTCapabilities
 from livekit.agents.vad import VADEventType
 from livekit.agents.voice import Agent, AgentSession, AgentTask, RunContext, SpeechHandle
+from livekit.agents.voice.closing import Step
 from livekit.agents.voice.io import AudioInput, TextOutput
 
 # -- models, sinks and sources ----------------------------------------------------------------------
@@ -396,6 +397,9 @@ class Part:
 
     async def aclose(self) -> None:
         await self.parking.at("part's aclose")
+
+    def _begin_close(self) -> list[Step]:
+        return [Step("part", self.aclose)]
 
     def _linked_and_subscribed(self) -> bool:
         return True

@@ -12,13 +12,15 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..log import logger
 from ..utils.aio import Deadline, Survivor, TaskScope
 from ..utils.aio.task_scope import abandon
+
+T = TypeVar("T")
 
 KILL = 0.5
 """Seconds between cancelling something and giving it up: half to react, half slack for a busy loop."""
@@ -169,20 +171,22 @@ class ClosePlan:
     def __post_init__(self) -> None:
         self._survivors: list[Survivor] = []
 
-    def attempt(self, name: str, action: Callable[[], Any]) -> None:
+    def attempt(self, name: str, action: Callable[[], T]) -> T | None:
         """Do something at once that takes no time. Its failure is logged and recorded."""
         try:
-            action()
+            return action()
         except Exception as error:
             self._failed(name, error, 0.0)
+            return None
 
     def beside(self, coro: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run a part of the plan beside the rest. Its failure is logged and recorded."""
-        task = self.scope.spawn(self._guarded(coro, name), name=f"close: {name}")
+        task = self.scope.spawn(self.guarded(coro, name), name=f"close: {name}")
         task.add_done_callback(lambda _: coro.close())  # it may have been cancelled unstarted
         return task
 
-    async def _guarded(self, coro: Coroutine[Any, Any, None], name: str) -> None:
+    async def guarded(self, coro: Coroutine[Any, Any, None], name: str) -> None:
+        """Run a part of the plan. Its failure is logged and recorded."""
         try:
             await coro
         except Exception as error:

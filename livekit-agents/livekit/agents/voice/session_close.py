@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from ..log import logger
 from ..utils.aio import Deadline, Survivor, wait_until
 from ._context import current_function_call, current_speech_handle, inline_owner, speech_task
@@ -108,15 +110,15 @@ class SessionClose:
         try:
             await self._plan.run(Step("start in progress", self._settle_start))
             try:
-                await self._settle()
+                await self._plan.guarded(self._settle(), "drain")
             finally:
                 self._plan.attempt("cut off", self._cut_off)
-                await self._tear_down()
+                await self._plan.guarded(self._tear_down(), "teardown")
         finally:
             self._session._started = False
             self._emit_close()
             try:
-                await self._leave_room()
+                await self._plan.guarded(self._leave_room(), "room")
             finally:
                 self._finish()
 
@@ -319,15 +321,17 @@ class SessionClose:
     def _emit_close(self) -> None:
         self._plan.warn_once()
         if self._session._had_activity:
+            error = self._error if isinstance(self._error, BaseModel) else None
             self._session.emit(
-                "close", CloseEvent(error=self._error, reason=self._reason, report=self._report)
+                "close", CloseEvent(error=error, reason=self._reason, report=self._report)
             )
 
     async def _leave_room(self) -> None:
         """Host and room go last: a `close` handler may still use them."""
         plan, session = self._plan, self._session
+        steps = plan.attempt("room", session._room_steps) or []
         left = self._left(self._budgets.whole)
-        await plan.run(*session._room_steps(), deadline=Deadline(max(0.0, left - KILL)))
+        await plan.run(*steps, deadline=Deadline(max(0.0, left - KILL)))
         spare = frozenset(self._spare)
         plan.survived(await session._scope.cancel(KILL / 4, spare=spare))
         await plan.sweep(KILL / 4)
