@@ -47,6 +47,7 @@ class APIError(Exception):
     retryable: bool = False
 
     def __init__(self, message: str, *, body: object | None = None, retryable: bool = True) -> None:
+        """Create the error. For the arguments see the attributes."""
         super().__init__(message)
         self.message = message
         self.body = body
@@ -85,6 +86,11 @@ class APIStatusError(APIError):
         body: object | None = None,
         retryable: bool | None = None,
     ) -> None:
+        """Create the error. For the arguments see the attributes.
+
+        Args:
+            retryable: Whether the same request may succeed later; decided by the status if left out.
+        """
         if retryable is None:
             retryable = True
         if 400 <= status_code < 500 and status_code not in _RETRYABLE_CLIENT_ERRORS:
@@ -116,6 +122,12 @@ class APIConnectionError(APIError):
     """A provider could not be reached, or the connection broke."""
 
     def __init__(self, message: str = "Connection error.", *, retryable: bool = True) -> None:
+        """Create the error.
+
+        Args:
+            message: What went wrong.
+            retryable: Whether the same request may succeed later.
+        """
         super().__init__(message, body=None, retryable=retryable)
 
     def __str__(self) -> str:
@@ -137,6 +149,12 @@ class APITimeoutError(APIConnectionError):
     """A provider did not answer in time."""
 
     def __init__(self, message: str = "Request timed out.", *, retryable: bool = True) -> None:
+        """Create the error.
+
+        Args:
+            message: What took too long.
+            retryable: Whether the same request may succeed later.
+        """
         super().__init__(message, retryable=retryable)
 
 

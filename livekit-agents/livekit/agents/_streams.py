@@ -49,7 +49,9 @@ class ClosesOnExit:
 
     if TYPE_CHECKING:
 
-        async def aclose(self) -> None: ...
+        async def aclose(self) -> None:
+            """Close it."""
+            ...
 
     async def __aenter__(self) -> Self:
         """Return itself; it is in use already."""

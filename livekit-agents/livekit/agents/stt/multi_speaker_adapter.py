@@ -110,6 +110,14 @@ class MultiSpeakerAdapterWrapper(RecognizeStream):
         conn_options: APIConnectOptions,
     ) -> None:
         # The wrapped stream reconnects by itself; when it gives up, the budget is spent.
+        """Open the stream. `MultiSpeakerAdapter.stream` does it.
+
+        Args:
+            stt: The adapter, for whom events and metrics are.
+            wrapped_stt: Recognizes, and tells speakers apart.
+            language: What to expect.
+            conn_options: Of the wrapped stream, which reconnects by itself.
+        """
         super().__init__(stt=stt, conn_options=replace(conn_options, max_retry=0))
         self._wrapped_stt = wrapped_stt
         self._wrapped_stt_conn_options = conn_options

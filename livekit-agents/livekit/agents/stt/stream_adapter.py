@@ -107,6 +107,15 @@ class StreamAdapterWrapper(RecognizeStream):
         language: NotGivenOr[str],
         conn_options: APIConnectOptions,
     ) -> None:
+        """Open the stream. `StreamAdapter.stream` does it.
+
+        Args:
+            stt: The adapter, for whom events and metrics are.
+            vad: Finds the utterances.
+            wrapped_stt: Recognizes them.
+            language: What to expect.
+            conn_options: For each utterance.
+        """
         super().__init__(stt=stt, conn_options=DEFAULT_STREAM_ADAPTER_API_CONNECT_OPTIONS)
         self._vad = vad
         self._wrapped_stt = wrapped_stt

@@ -68,6 +68,15 @@ class Synthesis(ABC, ClosesOnExit):
     """False where the streams behind this one report for themselves."""
 
     def __init__(self, *, tts: TTS[Any], conn_options: APIConnectOptions) -> None:
+        """Begin. A task runs `_run` once the caller awaits something.
+
+        Args:
+            tts: Whose synthesis it is.
+            conn_options: How often to try, and how long to wait for the provider.
+
+        Raises:
+            RuntimeError: No event loop runs.
+        """
         self._tts = tts
         self._conn_options = conn_options
         self._event_ch = Chan[SynthesizedAudio]()

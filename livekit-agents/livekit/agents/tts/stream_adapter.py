@@ -74,15 +74,18 @@ class StreamAdapter(TTS[Any]):
 
     @property
     def model(self) -> str:
+        """Name of the wrapped model."""
         return self._wrapped_tts.model
 
     @property
     def provider(self) -> str:
+        """Who runs the wrapped model."""
         return self._wrapped_tts.provider
 
     def synthesize(
         self, text: str, *, conn_options: APIConnectOptions = DEFAULT_API_CONNECT_OPTIONS
     ) -> ChunkedStream:
+        """Speak a text that is known as a whole, with the wrapped TTS alone."""
         return self._wrapped_tts.synthesize(text, conn_options=conn_options)
 
     def stream(
@@ -96,6 +99,7 @@ class StreamAdapter(TTS[Any]):
         return StreamAdapterWrapper(tts=self, conn_options=conn_options)
 
     def prewarm(self) -> None:
+        """Let the wrapped TTS connect ahead of the first use."""
         self._wrapped_tts.prewarm()
 
     async def aclose(self) -> None:

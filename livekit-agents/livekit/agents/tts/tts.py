@@ -61,6 +61,7 @@ class TTS(
         """
 
         def __init__(self, tts: TTS[Any]) -> None:
+            """Describe the dialect of a synthesizer."""
             self._tts = tts
 
         def _provider_key(self) -> str:

@@ -44,7 +44,9 @@ class ActivityRecognitionHooks(RecognitionHooks):
         _turn_detection: TurnDetectionMode | None
 
         @property
-        def llm(self) -> LLM[Any] | RealtimeModel | None: ...
+        def llm(self) -> LLM[Any] | RealtimeModel | None:
+            """The LLM or realtime model in use."""
+            ...
 
     _audio_may_interrupt = True
 

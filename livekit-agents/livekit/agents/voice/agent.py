@@ -78,6 +78,32 @@ class Agent:
         allow_interruptions: NotGivenOr[bool] = NOT_GIVEN,
         mcp_servers: NotGivenOr[list[llm_module.mcp.MCPServer] | None] = NOT_GIVEN,
     ) -> None:
+        """Describe the role; nothing runs until a session starts the agent.
+
+        Args:
+            instructions: The system prompt; `Instructions` may word it differently for voice and text.
+            id: Identifies the agent in handoffs; the class name in snake case by default. A plain
+                `Agent` is always "default_agent".
+            chat_ctx: The conversation it begins with; copied. Calls of tools it lacks are left out.
+            tools: Tools and toolsets besides its `@function_tool` methods.
+            stt: Speech to text, or a model string.
+            vad: Voice activity detection.
+            turn_handling: Laid over the session's, key by key.
+            tool_handling: Texts used around tools that outlive their turn; replaces the session's.
+            llm: A language model, a realtime or duplex model, or a model string.
+            tts: Text to speech, or a model string.
+            expressive: Whether, and how, the LLM uses the markup of an expressive voice.
+            min_consecutive_speech_delay: Seconds of pause between two speeches.
+            use_tts_aligned_transcript: Show the transcript with the timing the TTS reports.
+            turn_detection: Deprecated, as the following: use `turn_handling`.
+            min_endpointing_delay: Seconds.
+            max_endpointing_delay: Seconds.
+            allow_interruptions: Whether its speech may be interrupted.
+            mcp_servers: Deprecated: pass `llm.mcp.MCPToolset` in `tools`.
+
+        Raises:
+            ValueError: Two tools have the same name, or a model string is none.
+        """
         self._id = (
             "default_agent"
             if type(self) is Agent
@@ -436,6 +462,17 @@ class AgentTask(Agent, Generic[TaskResult_T]):
         max_endpointing_delay: NotGivenOr[float] = NOT_GIVEN,
         mcp_servers: NotGivenOr[list[llm_module.mcp.MCPServer] | None] = NOT_GIVEN,
     ) -> None:
+        """Describe the task; it begins when it is awaited.
+
+        Args:
+            preserve_function_call_history: Whether the calls of the task's tools stay in the context
+                of the agent that awaited it, and not only what was said.
+
+        The other arguments are those of `Agent`.
+
+        Raises:
+            RuntimeError: No event loop runs.
+        """
         super().__init__(
             instructions=instructions,
             chat_ctx=chat_ctx,

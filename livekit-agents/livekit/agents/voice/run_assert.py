@@ -276,6 +276,7 @@ class RunAssert(EventRangeAssert):
     """All events of a run, and a cursor."""
 
     def __init__(self, run_result: RunResult[Any]) -> None:
+        """Made by `RunResult.expect`."""
         self._events: list[RunEvent] = run_result.events
         self._parent = self
         self._start = 0

@@ -35,6 +35,14 @@ class RunContext(Generic[Userdata_T]):
         function_call: FunctionCall,
         activity: AgentActivity | None = None,
     ) -> None:
+        """Made by the framework for each call; tests of a tool may make their own.
+
+        Args:
+            session: The session the tool runs in.
+            speech_handle: The speech whose reply called it.
+            function_call: The call, as the model made it.
+            activity: The activity of the agent that it belongs to.
+        """
         self._session = session
         self._speech_handle = speech_handle
         self._function_call = function_call

@@ -100,6 +100,14 @@ class RunResult(Generic[Run_T]):
         output_options: NotGivenOr[RunOutputOptions | None] = NOT_GIVEN,
         session: AgentSession[Any] | None = None,
     ) -> None:
+        """Made by `AgentSession.run`.
+
+        Args:
+            user_input: What the user said.
+            output_type: The type that `final_output` has to have; None accepts what comes.
+            output_options: How to ask again when no such output came.
+            session: Where it runs.
+        """
         self._user_input = user_input
         self._output_type = output_type
         self._output_options = output_options

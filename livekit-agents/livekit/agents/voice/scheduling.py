@@ -110,11 +110,17 @@ class SchedulerHost(Protocol):
     """What the scheduler needs to know of the activity it works for."""
 
     @property
-    def min_consecutive_speech_delay(self) -> float: ...
+    def min_consecutive_speech_delay(self) -> float:
+        """Seconds of pause between two speeches."""
+        ...
 
-    def on_speech_started(self, handle: SpeechHandle) -> None: ...
+    def on_speech_started(self, handle: SpeechHandle) -> None:
+        """A speech became the current one."""
+        ...
 
-    def on_generation_ended(self, handle: SpeechHandle) -> None: ...
+    def on_generation_ended(self, handle: SpeechHandle) -> None:
+        """The playout of a step is over."""
+        ...
 
 
 class SpeechScheduler:

@@ -48,6 +48,13 @@ class SpeechHandle:
     def __init__(
         self, *, speech_id: str, allow_interruptions: bool, input_details: InputDetails
     ) -> None:
+        """Made by `say` and `generate_reply`; see `create` for one of your own.
+
+        Args:
+            speech_id: Unique.
+            allow_interruptions: Whether the user may interrupt it.
+            input_details: What it answers.
+        """
         loop = asyncio.get_event_loop()
         self._id = speech_id
         self._allow_interruptions = allow_interruptions

@@ -26,28 +26,44 @@ class HearingActivity(Protocol):
     """The part of an `AgentActivity` that hearing uses."""
 
     @property
-    def agent(self) -> Agent: ...
+    def agent(self) -> Agent:
+        """The agent on duty."""
+        ...
 
     @property
-    def session(self) -> AgentSession[Any]: ...
+    def session(self) -> AgentSession[Any]:
+        """The session it works for."""
+        ...
 
     @property
-    def llm(self) -> LLM[Any] | RealtimeModel | None: ...
+    def llm(self) -> LLM[Any] | RealtimeModel | None:
+        """The LLM or realtime model in use."""
+        ...
 
     @property
-    def stt(self) -> STT[Any] | None: ...
+    def stt(self) -> STT[Any] | None:
+        """The STT in use."""
+        ...
 
     @property
-    def turn_detection(self) -> TurnDetectionMode | None: ...
+    def turn_detection(self) -> TurnDetectionMode | None:
+        """The validated turn detection; None chooses by what is there."""
+        ...
 
     @property
-    def server_turn_detection(self) -> bool: ...
+    def server_turn_detection(self) -> bool:
+        """Whether a realtime model's server finds the turns."""
+        ...
 
     @property
-    def min_endpointing_delay(self) -> float: ...
+    def min_endpointing_delay(self) -> float:
+        """Seconds to wait when the turn looks complete."""
+        ...
 
     @property
-    def turns_blocked(self) -> bool: ...
+    def turns_blocked(self) -> bool:
+        """Whether user turns get no reply now."""
+        ...
 
     realtime: RealtimeLink | None
     scheduler: SpeechScheduler
@@ -55,7 +71,9 @@ class HearingActivity(Protocol):
     recognition: AudioRecognition | None
     barge_in: BargeIn
 
-    def commit(self, *items: ChatItem, speech_handle: SpeechHandle | None = None) -> None: ...
+    def commit(self, *items: ChatItem, speech_handle: SpeechHandle | None = None) -> None:
+        """Put items into the histories of agent and session."""
+        ...
 
     def create_speech_task(
         self,
@@ -63,11 +81,15 @@ class HearingActivity(Protocol):
         *,
         speech_handle: SpeechHandle | None = None,
         name: str | None = None,
-    ) -> asyncio.Task[Any]: ...
+    ) -> asyncio.Task[Any]:
+        """Start a task that may create speech."""
+        ...
 
     async def wait_for_idle(
         self, *, wait_for_agent: bool = True, wait_for_user: bool = True
-    ) -> None: ...
+    ) -> None:
+        """Return once nobody speaks, is about to, or decides whether to."""
+        ...
 
 
 def interruption_options(activity: HearingActivity) -> InterruptionOptions:

@@ -30,20 +30,30 @@ __all__ = ["BargeIn", "PauseEffects", "PauseMachine", "PausedSpeech"]
 class PausedSpeech(Protocol):
     """What the machine looks at in a speech."""
 
-    def done(self) -> bool: ...
+    def done(self) -> bool:
+        """Whether it is over."""
+        ...
 
 
 class PauseEffects(Protocol):
     """What a decision about a pause does."""
 
     @property
-    def agent_state(self) -> AgentState: ...
+    def agent_state(self) -> AgentState:
+        """What the agent does."""
+        ...
 
-    def set_agent_state(self, state: AgentState) -> None: ...
+    def set_agent_state(self, state: AgentState) -> None:
+        """The agent does something else."""
+        ...
 
-    def pause_output(self) -> None: ...
+    def pause_output(self) -> None:
+        """Hold the sound back."""
+        ...
 
-    def resume_output(self) -> None: ...
+    def resume_output(self) -> None:
+        """Let it play."""
+        ...
 
     def arm(self, seconds: float) -> None:
         """(Re)start the timer that calls the interruption false."""
@@ -51,7 +61,9 @@ class PauseEffects(Protocol):
     def disarm(self) -> None:
         """Stop it, and whatever its firing has begun."""
 
-    def report_false_interruption(self, *, resumed: bool) -> None: ...
+    def report_false_interruption(self, *, resumed: bool) -> None:
+        """Tell the session's listeners."""
+        ...
 
 
 class PauseMachine:

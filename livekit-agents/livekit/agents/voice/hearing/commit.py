@@ -27,11 +27,17 @@ class CommitHost(Protocol):
     """What a commit can have done to the STT."""
 
     @property
-    def can_flush_stt(self) -> bool: ...
+    def can_flush_stt(self) -> bool:
+        """Whether the STT can be told that the utterance is over."""
+        ...
 
-    def flush_stt(self) -> bool: ...
+    def flush_stt(self) -> bool:
+        """Tell it; False if it could not be told."""
+        ...
 
-    def push_silence(self, duration: float) -> None: ...
+    def push_silence(self, duration: float) -> None:
+        """Let the STT hear `duration` seconds of silence."""
+        ...
 
 
 class TurnCommit:

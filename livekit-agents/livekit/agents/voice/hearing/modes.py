@@ -27,13 +27,19 @@ class ModelChoices(Protocol):
     """What the choice depends on."""
 
     @property
-    def stt(self) -> STT[Any] | None: ...
+    def stt(self) -> STT[Any] | None:
+        """The STT in use."""
+        ...
 
     @property
-    def vad(self) -> VAD | None: ...
+    def vad(self) -> VAD | None:
+        """The VAD in use."""
+        ...
 
     @property
-    def llm(self) -> LLM[Any] | RealtimeModel | None: ...
+    def llm(self) -> LLM[Any] | RealtimeModel | None:
+        """The LLM or realtime model in use."""
+        ...
 
     @property
     def using_default_vad(self) -> bool:
@@ -51,7 +57,9 @@ class ModelChoices(Protocol):
         ...
 
     @property
-    def allow_interruptions(self) -> bool: ...
+    def allow_interruptions(self) -> bool:
+        """Whether speech may be interrupted unless it says otherwise."""
+        ...
 
     @property
     def server_turn_detection(self) -> bool:

@@ -14,6 +14,12 @@ class ChainLink(Generic[Link_T]):
     """What the wrapped one is called."""
 
     def __init__(self, *, label: str, wrapped: Link_T | None) -> None:
+        """Name it.
+
+        Args:
+            label: What to call it in logs.
+            wrapped: The next one; None at the end of the chain.
+        """
         self.__label = label
         self.__wrapped = wrapped
 

@@ -65,6 +65,13 @@ class AgentInput(_Attachments):
         audio_changed: Callable[[], None],
         audio_enabled_cb: Callable[[bool], None] | None = None,
     ) -> None:
+        """Made by the session.
+
+        Args:
+            video_changed: Called when another source of video was set.
+            audio_changed: Called when another source of audio was set.
+            audio_enabled_cb: Called with the new value when audio was switched on or off.
+        """
         super().__init__({"audio": audio_changed, "video": video_changed})
         self._audio_enabled_cb = audio_enabled_cb
 
@@ -118,6 +125,13 @@ class AgentOutput(_Attachments):
         audio_changed: Callable[[], None],
         transcription_changed: Callable[[], None],
     ) -> None:
+        """Made by the session.
+
+        Args:
+            video_changed: Called when another sink was set, like the others.
+            audio_changed: For audio.
+            transcription_changed: For the transcript.
+        """
         super().__init__(
             {
                 "audio": audio_changed,

@@ -13,13 +13,19 @@ class Candidate(Protocol):
     """What linking looks at in a participant."""
 
     @property
-    def identity(self) -> str: ...
+    def identity(self) -> str:
+        """Unique in the room."""
+        ...
 
     @property
-    def kind(self) -> int: ...
+    def kind(self) -> int:
+        """A `rtc.ParticipantKind`."""
+        ...
 
     @property
-    def attributes(self) -> dict[str, str]: ...
+    def attributes(self) -> dict[str, str]:
+        """What it says about itself."""
+        ...
 
 
 P = TypeVar("P", bound=Candidate)
