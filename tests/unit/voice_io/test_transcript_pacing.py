@@ -11,7 +11,7 @@ from livekit import rtc
 from livekit.agents.types import TimedString
 from livekit.agents.voice import io
 from livekit.agents.voice.transcription import TranscriptSynchronizer
-from livekit.agents.voice.transcription.synchronizer import WordPacer
+from livekit.agents.voice.transcription.word_pacer import WordPacer
 
 
 class Screen(io.TextOutput):

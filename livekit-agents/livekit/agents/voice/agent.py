@@ -100,9 +100,6 @@ class Agent:
             max_endpointing_delay: Seconds.
             allow_interruptions: Whether its speech may be interrupted.
             mcp_servers: Deprecated: pass `llm.mcp.MCPToolset` in `tools`.
-
-        Raises:
-            ValueError: Two tools have the same name, or a model string is none.
         """
         self._id = (
             "default_agent"
