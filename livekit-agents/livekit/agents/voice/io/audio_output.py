@@ -302,40 +302,48 @@ class AudioOutput(ABC, ChainLink["AudioOutput"], IsolatedEmitter[_AudioEvents]):
         )
 
 
-class _AudioSinkProxy(AudioOutput):
-    """A stable place in the chain whose leaf can be swapped while it plays (avatars do that)."""
+class _AudioWrapper(AudioOutput):
+    """A sink that hands everything on to the one it wraps; a base for those that add something."""
 
-    def __init__(self, leaf: AudioOutput) -> None:
+    def __init__(self, sink: AudioOutput, *, label: str) -> None:
         super().__init__(
-            label="AudioSinkProxy",
-            capabilities=AudioOutputCapabilities(pause=True),
-            next_in_chain=leaf,
+            label=label, capabilities=AudioOutputCapabilities(pause=True), next_in_chain=sink
         )
-        self._attached = False
-        self._offset = 0.0
-        self._progress = 0.0
 
     @property
-    def _leaf(self) -> AudioOutput:
+    def _sink(self) -> AudioOutput:
         assert self._wrapped is not None
         return self._wrapped
 
     @property
     def sample_rate(self) -> int | None:
-        return self._leaf.sample_rate
+        return self._sink.sample_rate
 
     async def capture_frame(self, frame: rtc.AudioFrame) -> None:
-        if not self._capturing:
-            self._offset = self._progress = 0.0
-        await self._leaf.capture_frame(frame)
+        await self._sink.capture_frame(frame)
         await super().capture_frame(frame)
 
     def flush(self) -> None:
         super().flush()
-        self._leaf.flush()
+        self._sink.flush()
 
     def clear_buffer(self) -> None:
-        self._leaf.clear_buffer()
+        self._sink.clear_buffer()
+
+
+class _AudioSinkProxy(_AudioWrapper):
+    """A stable place in the chain whose leaf can be swapped while it plays (avatars do that)."""
+
+    def __init__(self, leaf: AudioOutput) -> None:
+        super().__init__(leaf, label="AudioSinkProxy")
+        self._attached = False
+        self._offset = 0.0
+        self._progress = 0.0
+
+    async def capture_frame(self, frame: rtc.AudioFrame) -> None:
+        if not self._capturing:
+            self._offset = self._progress = 0.0
+        await super().capture_frame(frame)
 
     def on_attached(self) -> None:
         self._attached = True
@@ -365,7 +373,7 @@ class _AudioSinkProxy(AudioOutput):
 
     def set_leaf(self, leaf: AudioOutput) -> None:
         """Swap the leaf. A segment that the old one still plays is settled where it had got to."""
-        old = self._leaf
+        old = self._sink
         if leaf is old:
             return
         self._unfollow(old)

@@ -15,7 +15,8 @@ from ...log import logger
 from ...types import NOT_GIVEN, NotGivenOr
 from ...utils import is_given
 from ...utils.aio import TaskScope, wait_until
-from ..io import AudioOutput, AudioOutputCapabilities, TextOutput
+from ..io import AudioOutput, TextOutput
+from ..io.audio_output import _AudioWrapper
 from .word_pacer import STANDARD_SPEECH_RATE, WordPacer, split_words
 
 if TYPE_CHECKING:
@@ -272,27 +273,13 @@ class TranscriptSynchronizer:
         await self._scope.cancel(0.5)
 
 
-class _SyncedAudioOutput(AudioOutput):
+class _SyncedAudioOutput(_AudioWrapper):
     def __init__(self, sync: TranscriptSynchronizer, sink: AudioOutput) -> None:
-        super().__init__(
-            label="TranscriptSynchronizer",
-            capabilities=AudioOutputCapabilities(pause=True),
-            next_in_chain=sink,
-        )
+        super().__init__(sink, label="TranscriptSynchronizer")
         self._sync = sync
         self._pushed = 0.0
 
-    @property
-    def _sink(self) -> AudioOutput:
-        assert self.next_in_chain is not None
-        return self.next_in_chain
-
-    @property
-    def sample_rate(self) -> int | None:
-        return self._sink.sample_rate
-
     async def capture_frame(self, frame: rtc.AudioFrame) -> None:
-        await self._sink.capture_frame(frame)
         await super().capture_frame(frame)
         self._pushed += frame.duration
         if self._sync.enabled:
@@ -300,7 +287,6 @@ class _SyncedAudioOutput(AudioOutput):
 
     def flush(self) -> None:
         super().flush()
-        self._sink.flush()
         pushed, self._pushed = self._pushed, 0.0
         if not self._sync.enabled:
             return
@@ -310,9 +296,6 @@ class _SyncedAudioOutput(AudioOutput):
             segment._wake()
         elif not self._pending_playback_count:
             self._sync._current().show_unpaced()
-
-    def clear_buffer(self) -> None:
-        self._sink.clear_buffer()
 
     def pause(self) -> None:
         super().pause()
