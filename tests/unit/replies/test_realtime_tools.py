@@ -203,6 +203,33 @@ async def test_a_tool_hands_over_and_the_session_with_the_model_goes_on() -> Non
         assert call.said[-2:] == ["user: thanks", "assistant: you are welcome"]
 
 
+async def test_what_the_user_says_between_two_agents_is_kept() -> None:
+    first, second = Looking(), Agent(instructions="second")
+    async with realtime_call(agent=first) as call:
+        session, link = call.session, call.session._activity.realtime  # type: ignore[union-attr]
+        release = asyncio.Event()
+        close = first._activity.aclose  # type: ignore[union-attr]
+
+        async def slowly() -> None:
+            await release.wait()  # a tool that takes its time
+            await close()
+
+        first._activity.aclose = slowly  # type: ignore[union-attr, method-assign]
+        session.update_agent(second)
+        await settle()
+        assert first._activity.realtime is None  # type: ignore[union-attr]
+        call.server.transcribe("are you there", "u1")
+        call.server.fail(RealtimeError("hiccup"), recoverable=True)
+        call.server.begin()
+        assert call.said == []
+        release.set()
+        await asyncio.sleep(1.0)
+        assert session._activity.realtime is link  # type: ignore[union-attr]
+        assert call.said == ["user: are you there"]
+        assert [m.text_content for m in second.chat_ctx.messages()] == ["are you there"]
+        assert call.story.count("error") == 1 and "speech_created" not in call.story
+
+
 async def test_a_model_that_cannot_change_gets_a_new_session_and_the_old_one_is_closed() -> None:
     second = Second(instructions="second")
     async with realtime_call(

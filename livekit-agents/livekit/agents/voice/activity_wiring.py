@@ -274,7 +274,7 @@ def detach_reusable(activity: AgentActivity, new: AgentActivity | None) -> Reusa
         )
     link = activity.realtime
     if link is not None and can_hand_over(activity, new, link):
-        link.mute()
+        link.hold()
         reuse.realtime, activity.realtime = link, None
     return reuse
 

@@ -48,6 +48,7 @@ class RealtimeLink:
         self._scope = TaskScope(f"{session.realtime_model.label} (link)")
         self._context_lock = asyncio.Lock()
         self._handlers: dict[str, Callable[..., None]] = {}
+        self._missed: list[tuple[str, tuple[Any, ...]]] = []
         self._deaf = False
         self._changes_models = hasattr(session, "_agent_session")
         if self._changes_models:
@@ -70,6 +71,17 @@ class RealtimeLink:
         self._handlers = dict(handlers)
         for event, handler in self._handlers.items():
             self.session.on(event, handler)
+        missed, self._missed = self._missed, []
+        for event, args in missed:
+            self._call(lambda handler=handlers[event], args=args: handler(*args))  # type: ignore[misc]
+
+    def hold(self) -> None:
+        """Who listened is going: keep what happens for who listens next. Responses are nobody's."""
+        events = [event for event in self._handlers if event != "generation_created"]
+        self.mute()
+        for event in events:
+            self._handlers[event] = lambda *args, event=event: self._missed.append((event, args))
+            self.session.on(event, self._handlers[event])
 
     def mute(self, *, keep: str = "") -> None:
         """Listen no more, except to one event."""
