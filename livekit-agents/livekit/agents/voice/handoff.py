@@ -132,14 +132,28 @@ class Handoffs:
 
     async def _end(self, old: AgentActivity, new: AgentActivity) -> Any:
         """Drain and close the old activity; inline tasks below it end with an error."""
-        reuse = await old.drain(new_activity=new)
-        await old.aclose()
+        with self._capped(old):
+            reuse = await old.drain(new_activity=new)
+            await old.aclose()
         for call in reversed(self.stack):
             if not call.task.done():
                 call.task.complete(
                     ToolError(f"AgentTask {call.task.id} was ended by an agent transition")
                 )
         return reuse
+
+    @contextmanager
+    def _capped(self, leaving: AgentActivity) -> Iterator[None]:
+        """Cut an agent off that has not left within the session's `drain_timeout`."""
+        cap = self._session.options.drain_timeout
+        if cap is None:
+            yield
+            return
+        timer = asyncio.get_running_loop().call_later(cap, _cut_short, leaving, cap)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _take_floor(self, new: AgentActivity, old_agent: Agent | None) -> None:
         session = self._session
@@ -328,16 +342,18 @@ class Handoffs:
         if self._was_displaced(call):
             return
         if child.on_enter_task is not None and not child.on_enter_task.done():
-            await asyncio.wait(
-                (child.on_enter_task, session._closing_fut),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            with self._capped(child):
+                await asyncio.wait(
+                    (child.on_enter_task, session._closing_fut),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
         async with self._lock:
             if self._was_displaced(call):  # while this waited for its turn
                 return
-            reuse = await child.drain(new_activity=call.parent)
-            if not session._is_closing:
-                await child.aclose()
+            with self._capped(child):
+                reuse = await child.drain(new_activity=call.parent)
+                if not session._is_closing:
+                    await child.aclose()
             self.hand_back(call)
             if session._is_closing:
                 await call.parent.discard(reuse)
@@ -421,6 +437,19 @@ def _warn_if_calls_get_lost(task: AgentTask[Any], parent: AgentActivity) -> None
             task.id,
             model.label,
         )
+
+
+def _cut_short(leaving: AgentActivity, cap: float) -> None:
+    tools = [tool for executor in leaving.tool_executors for tool in executor.unfinished()]
+    names = [f'tool "{tool.call.name}" (call {tool.call.call_id})' for tool in tools]
+    names += [task.get_name() for task in leaving.scheduler.unsettled()]
+    logger.warning(
+        "%s has not handed over within drain_timeout (%g s) and is cut off, waiting for: %s",
+        leaving.agent.id,
+        cap,
+        "; ".join(names) or "its teardown",
+    )
+    leaving.cut_off()
 
 
 def _complete_with(task: AgentTask[Any], error: BaseException) -> None:
