@@ -8,6 +8,7 @@
 #   make format                 apply the formatter and the safe lint fixes
 #   make e2e                    calls in rooms of a real LiveKit server, which is built once with Go
 #   make bench                  time and memory beside the published package
+#   make bench-closing          how sessions close when something hangs, beside the published package
 #   make PYTHON=python3.12 ...  choose the interpreter (the first time, or after `make clean`)
 
 .DEFAULT_GOAL := help
@@ -24,10 +25,10 @@ READY := $(VENV)/.installed
 SOURCES := livekit-agents livekit-plugins tests $(wildcard examples benchmarks)
 TYPED := livekit-agents/livekit/agents $(wildcard livekit-plugins/*/livekit/plugins/*)
 
-.PHONY: help setup demo test e2e check format bench clean
+.PHONY: help setup demo test e2e check format bench bench-closing clean
 
 help:
-	@sed -n 's/^#\( \{0,1\}\)//p' Makefile | head -14
+	@sed -n 's/^#\( \{0,1\}\)//p' Makefile | head -15
 
 setup: $(READY)
 
@@ -58,6 +59,9 @@ format: $(READY)
 
 bench: $(READY)
 	@$(PY) benchmarks/run.py $(ARGS)
+
+bench-closing: $(READY)
+	@$(PY) benchmarks/closing.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

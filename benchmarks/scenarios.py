@@ -184,6 +184,7 @@ def fakes() -> Any:
     class Kit:
         LLM, TTS, STT = InstantLLM, InstantTTS, QuietSTT
         Mic, Out, Agent = Microphone, Speaker, Wedged
+        LLMStream, TTSStream, STTStream = InstantStream, InstantSynthesis, QuietStream
         streams = open_streams
         silence = rtc.AudioFrame(bytes(2 * 480), 24000, 1, 480)
 
