@@ -32,12 +32,14 @@ class Call:
     closes: list[tuple[float, CloseEvent]] = field(default_factory=list)
     """The `close` events, with the moment of each in epoch seconds."""
 
-    async def until(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait for something in the session; it is looked at ten times a second."""
-        deadline = time.monotonic() + PATIENCE
+    async def until(
+        self, condition: Callable[[], bool], what: str, *, within: float = PATIENCE
+    ) -> None:
+        """Wait for something in the session; it is looked at fifty times a second."""
+        deadline = time.monotonic() + within
         while not condition():
             assert time.monotonic() < deadline, f"{what} did not happen: {self.session.agent_state}"
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.02)
 
     async def agent_is(self, state: str) -> None:
         """Wait until the agent is in a state."""
