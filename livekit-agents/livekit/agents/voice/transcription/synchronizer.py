@@ -261,16 +261,23 @@ class TranscriptSynchronizer:
                 "not kept in step: was session.output.audio or .transcription replaced?"
             )
 
-    async def barrier(self) -> None:
-        """Wait until the words of finished segments are shown, at most 5 s."""
+    async def barrier(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Wait until the words of finished segments are shown, at most `timeout` seconds."""
         if self._last_task is not None:
-            await wait_until(self._last_task, CLOSE_TIMEOUT)
+            await wait_until(self._last_task, timeout)
 
-    async def aclose(self) -> None:
-        """Stop showing words. Bounded, whatever the text output does."""
+    async def aclose(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Stop showing words. Bounded, whatever the text output does.
+
+        Args:
+            timeout: Seconds for the words that are still to be shown.
+        """
         self._enabled = False
-        await self.barrier()
-        await self._scope.cancel(0.5)
+        try:
+            await self.barrier(timeout)
+        finally:
+            self._scope.cancel_soon()
+        await self._scope.cancel(min(timeout, 0.5))
 
 
 class _SyncedAudioOutput(_AudioWrapper):
