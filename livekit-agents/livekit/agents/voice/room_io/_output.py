@@ -14,6 +14,7 @@ from ...utils.aio import Survivor, TaskScope, wait_until
 from ...utils.aio.task_scope import abandon
 from ...utils.audio import AudioByteStream
 from ..io import AudioOutput, AudioOutputCapabilities
+from ._native import answer
 from .playout import PlayedRun, PlayoutMeter
 
 QUEUE_MS = 200
@@ -263,9 +264,10 @@ class _ParticipantAudioOutput(AudioOutput):
                 return
         self._report(segment.meter.submit(frame.duration, asyncio.get_running_loop().time()))
         try:
-            await asyncio.wait_for(self._source.capture_frame(frame), CAPTURE_TIMEOUT)
-        except asyncio.TimeoutError:
-            logger.warning("the audio source did not take a frame within %.0f s", CAPTURE_TIMEOUT)
+            taken = self._source.capture_frame(frame)
+            await answer(self._scope, taken, CAPTURE_TIMEOUT, name="capture a frame")
+        except asyncio.TimeoutError as error:
+            logger.warning("the audio source did not take a frame: %s", error)
         except Exception:
             logger.exception("the audio source refused a frame")
 
@@ -342,7 +344,7 @@ class _ParticipantAudioOutput(AudioOutput):
 async def _unpublish(room: rtc.Room, publication: rtc.LocalTrackPublication) -> None:
     if room.isconnected():
         try:
-            await asyncio.wait_for(room.local_participant.unpublish_track(publication.sid), 2.0)
+            await room.local_participant.unpublish_track(publication.sid)
         except Exception:
             logger.warning("could not unpublish the track %s", publication.sid, exc_info=True)
 

@@ -13,6 +13,7 @@ from livekit import rtc
 from ...log import logger
 from ...utils.aio import Survivor, TaskScope
 from ...utils.audio import AudioByteStream
+from ._native import answer
 
 PRE_CONNECT_AUDIO_BUFFER_STREAM = "lk.agent.pre-connect-audio-buffer"
 
@@ -103,7 +104,8 @@ class PreConnectAudioHandler:
         self, track_id: str, data: bytes, info: rtc.ByteStreamInfo, entry: _Buffer
     ) -> None:
         try:
-            frames = await asyncio.wait_for(_decode(data, info), self._timeout)
+            decoding = _decode(data, info)
+            frames = await answer(self._scope, decoding, self._timeout, name="decode audio")
         except Exception as error:
             if not entry.frames.done():
                 entry.frames.set_exception(error)
@@ -177,7 +179,7 @@ class _RoomTopic:
             if not track_id:
                 logger.warning("pre-connect audio came without the id of its track; ignored")
                 return
-            data = await asyncio.wait_for(_read_all(reader), limit)
+            data = await answer(self._scope, _read_all(reader), limit, name="read audio")
         except asyncio.TimeoutError:
             logger.warning("reading the pre-connect audio of track %s took too long", track_id)
             return

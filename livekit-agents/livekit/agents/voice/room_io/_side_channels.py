@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from ..events import UserInputTranscribedEvent
     from ._transcription import _ParticipantTranscriptionOutput
 
-TRANSCRIPT_DRAIN = 1.0
-"""Seconds that a close leaves for user transcripts which are still to be sent."""
-
 CHAT_GRACE = 1.0
 """Seconds that a chat callback has after its cancellation."""
 
@@ -78,11 +75,13 @@ class UserTranscripts:
             if event.is_final:
                 self._output.flush()
 
-    async def aclose(self, *, drain: bool) -> list[Survivor]:
-        """Send what waits, if there is still somebody to send it to, and stop; bounded."""
+    async def aclose(self, drain: float) -> list[Survivor]:
+        """Send what waits, for `drain` seconds at most, and stop. Bounded."""
         self._events.close()
-        if drain:
-            await wait_until(self._forwarding, TRANSCRIPT_DRAIN)
+        try:
+            await wait_until(self._forwarding, drain)
+        finally:
+            self._scope.cancel_soon()
         return await self._scope.cancel(0.25)
 
 

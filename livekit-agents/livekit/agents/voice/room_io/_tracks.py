@@ -12,6 +12,7 @@ from livekit import rtc
 
 from ...log import logger
 from ...utils.aio import Chan, Survivor, TaskScope, wait_until
+from ._native import answer
 
 T = TypeVar("T")
 
@@ -187,21 +188,17 @@ class TrackFollower(Generic[T]):
             return None
         if opened.forwarding is not None and not by_itself:
             opened.forwarding.cancel()
-        self._closing.spawn(
-            self._close_stream(opened), name=f"close the {self._what} stream of {opened.sid}"
-        )
+        self._closing.spawn(self._close(opened), name=f"let go of {opened.sid}")
         return opened
 
-    async def _close_stream(self, opened: OpenTrack) -> None:
+    async def _close(self, opened: OpenTrack) -> None:
+        name = f"close the {self._what} stream of {opened.sid}"
         try:
-            await asyncio.wait_for(opened.stream.aclose(), STREAM_CLOSE_TIMEOUT)
-        except asyncio.TimeoutError:
-            logger.warning(
-                "the %s stream of track %s did not report its end within %.0f s",
-                self._what,
-                opened.sid,
-                STREAM_CLOSE_TIMEOUT,
-            )
+            await answer(self._closing, opened.stream.aclose(), STREAM_CLOSE_TIMEOUT, name=name)
+        except asyncio.TimeoutError as error:
+            logger.warning("%s", error)
+        except Exception:
+            logger.exception("%s failed", name)
         finally:
             if opened.forwarding is not None and not opened.forwarding.done():
                 await wait_until(opened.forwarding, 0.1)

@@ -45,7 +45,7 @@ class _Segment:
     stripper: TranscriptMarkupStripper = field(default_factory=TranscriptMarkupStripper)
     writer: Any = None
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held for one native call, which is bounded."""
+    """Held while something is sent, which is bounded."""
 
 
 class _TrackOf:
@@ -179,7 +179,7 @@ class _TranscriptSink(TextOutput, ABC):
         else:
             visible = segment.text = strip_all_markup(text)
         if visible:
-            await self._publish(segment, self._write(segment, visible, text))
+            await self._publish(segment, lambda: self._write(segment, visible, text))
 
     def flush(self) -> None:
         """The segment is complete: publish its end, in the background."""
@@ -196,25 +196,31 @@ class _TranscriptSink(TextOutput, ABC):
         if previous is not None and not previous.done():
             await asyncio.wait((previous,))
         if segment.text:
-            await self._publish(segment, self._finish(segment, rest))
+            await self._publish(segment, lambda: self._finish(segment, rest))
 
-    async def _publish(self, segment: _Segment, sending: Coroutine[Any, Any, None]) -> None:
-        """Send in turn, if there is a room. A writer that failed is not used again."""
-        try:
-            async with segment.turn:
-                if self._room.isconnected():
-                    await asyncio.wait_for(sending, PUBLISH_TIMEOUT)
-        except asyncio.TimeoutError:
-            segment.writer = None
+    async def _publish(
+        self, segment: _Segment, send: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Send in turn, if there is a room. Goes on when the caller is cancelled."""
+        sending = self._scope.spawn(self._in_turn(segment, send), name="send a transcript")
+        if await wait_until(sending, PUBLISH_TIMEOUT):
+            sending.cancel()
+            segment.writer, segment.turn = None, asyncio.Lock()
             logger.warning(
                 "failed to publish agent transcription to room: no answer within %.0f s",
                 PUBLISH_TIMEOUT,
             )
+
+    async def _in_turn(
+        self, segment: _Segment, send: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        try:
+            async with segment.turn:
+                if self._room.isconnected():
+                    await send()
         except Exception as error:
-            segment.writer = None
+            segment.writer = None  # the next text opens a new stream
             logger.warning("failed to publish agent transcription to room: %s", error)
-        finally:
-            sending.close()  # if it was not even begun
 
     @abstractmethod
     async def _write(self, segment: _Segment, visible: str, original: str) -> None: ...
@@ -222,12 +228,23 @@ class _TranscriptSink(TextOutput, ABC):
     @abstractmethod
     async def _finish(self, segment: _Segment, rest: str) -> None: ...
 
-    async def aclose(self) -> list[Survivor]:
-        """Publish the end of the last segment, and stop; bounded. Idempotent."""
-        self.flush()
+    def unsubscribe(self) -> None:
+        """Look for tracks no longer. What is captured is published still."""
         self._track.close()
-        if self._flushing is not None and self._room.isconnected():
-            await wait_until(self._flushing, FLUSH_TIMEOUT)
+
+    async def aclose(self, timeout: float = FLUSH_TIMEOUT) -> list[Survivor]:
+        """Publish the end of the last segment, and stop; bounded. Idempotent.
+
+        Args:
+            timeout: Seconds for that end.
+        """
+        self.flush()
+        self.unsubscribe()
+        try:
+            if self._flushing is not None and self._room.isconnected():
+                await wait_until(self._flushing, timeout)
+        finally:
+            self._scope.cancel_soon()
         return await self._scope.cancel(0.25)
 
 
@@ -426,9 +443,18 @@ class _ParticipantTranscriptionOutput(TextOutput):
         if self.next_in_chain is not None:
             self.next_in_chain.flush()
 
-    async def aclose(self) -> list[Survivor]:
-        """Publish the end of the last segment, and stop; bounded. Idempotent."""
-        survivors = await asyncio.gather(*(sink.aclose() for sink in self._sinks))
+    def unsubscribe(self) -> None:
+        """Look for tracks no longer. What is captured is published still."""
+        for sink in self._sinks:
+            sink.unsubscribe()
+
+    async def aclose(self, timeout: float = FLUSH_TIMEOUT) -> list[Survivor]:
+        """Publish the end of the last segment, and stop; bounded. Idempotent.
+
+        Args:
+            timeout: Seconds for that end.
+        """
+        survivors = await asyncio.gather(*(sink.aclose(timeout) for sink in self._sinks))
         return [survivor for some in survivors for survivor in some]
 
 

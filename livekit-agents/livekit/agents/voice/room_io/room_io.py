@@ -469,9 +469,11 @@ class RoomIO:
         ]
         steps = [Step(name, part.aclose) for name, part in parts if part is not None]
         steps.append(Step("room tasks", lambda: self._scope.cancel(0.5)))
-        if self._user_transcripts is not None:
+        if self._user_transcript is not None:
+            self._user_transcript.unsubscribe()
             steps.append(Step("user transcript", self._end_user_transcript))
         if self._agent_transcript is not None:
+            self._agent_transcript.unsubscribe()
             steps.append(Step("agent transcript", self._end_agent_transcript))
         if self._deletion.under_way:
             steps.append(Step("room deletion", self._wait_for_deletion))
@@ -479,14 +481,17 @@ class RoomIO:
 
     async def _end_user_transcript(self) -> list[Survivor]:
         assert self._user_transcripts is not None and self._user_transcript is not None
-        survivors = await self._user_transcripts.aclose(drain=self._room.isconnected())
-        return survivors + await self._user_transcript.aclose()
+        share = self._budgets().teardown / 4
+        drain = share if self._room.isconnected() else 0.0
+        survivors = await self._user_transcripts.aclose(drain)
+        return survivors + await self._user_transcript.aclose(share)
 
     async def _end_agent_transcript(self) -> list[Survivor]:
         assert self._agent_transcript is not None
+        share = self._budgets().teardown / 4
         if self._synchronizer is not None:
-            await self._synchronizer.aclose()
-        return await self._agent_transcript.aclose()
+            await self._synchronizer.aclose(share)
+        return await self._agent_transcript.aclose(share)
 
     async def _wait_for_deletion(self) -> None:
         await self._deletion.wait(self._budgets().teardown / 2)
