@@ -54,6 +54,7 @@ class TrackFollower(Generic[T]):
         self._identity: str | None = None
         self._pinned_sid: str | None = None
         self._open: OpenTrack | None = None
+        self._forwarding: asyncio.Task[None] | None = None
         self._items: Chan[T] = Chan()
         self._attached = True
         self._closed = False
@@ -123,21 +124,23 @@ class TrackFollower(Generic[T]):
         current = self._open
         if current is not None and current.sid == publication.sid and current.track is track:
             return
-        previous = self._drop()
+        self._drop()
         opened = self._open = self._open_stream(track, publication, participant)
         opened.forwarding = self._scope.spawn(
-            self._run(previous, opened, publication), name=f"room {self._what} from {opened.sid}"
+            self._run(self._forwarding, opened, publication),
+            name=f"room {self._what} from {opened.sid}",
         )
+        self._forwarding = opened.forwarding
         opened.forwarding.add_done_callback(lambda _: self._ended(opened))
 
     async def _run(
         self,
-        previous: OpenTrack | None,
+        previous: asyncio.Task[None] | None,
         opened: OpenTrack,
         publication: rtc.RemoteTrackPublication,
     ) -> None:
-        if previous is not None and previous.forwarding is not None:
-            await wait_until(previous.forwarding, STREAM_CLOSE_TIMEOUT)  # tracks never interleave
+        if previous is not None:
+            await wait_until(previous, STREAM_CLOSE_TIMEOUT)  # tracks never interleave
         await self._forward(opened, publication)
 
     def _ended(self, opened: OpenTrack) -> None:
@@ -177,7 +180,7 @@ class TrackFollower(Generic[T]):
 
     # -- dropping ---------------------------------------------------------------------------------
 
-    def _drop(self, *, by_itself: bool = False) -> OpenTrack | None:
+    def _drop(self, *, by_itself: bool = False) -> None:
         """Let go of the track in use. Its native stream is closed in the background, bounded.
 
         Args:
@@ -185,11 +188,10 @@ class TrackFollower(Generic[T]):
         """
         opened, self._open = self._open, None
         if opened is None:
-            return None
+            return
         if opened.forwarding is not None and not by_itself:
             opened.forwarding.cancel()
         self._closing.spawn(self._close(opened), name=f"let go of {opened.sid}")
-        return opened
 
     async def _close(self, opened: OpenTrack) -> None:
         name = f"close the {self._what} stream of {opened.sid}"
