@@ -294,6 +294,8 @@ class AudioOutput(ABC, ChainLink["AudioOutput"], IsolatedEmitter[_AudioEvents]):
         if isinstance(event, _CaptureCancelledEvent):
             if self._pending_playback_count > 0:
                 self._record_finished(event)
+            else:  # not counted here; a wrapper above may have
+                self.emit("playback_finished", event)
             return
         self.on_playback_finished(
             playback_position=event.playback_position,
