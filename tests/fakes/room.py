@@ -113,14 +113,18 @@ class FakeByteWriter:
         self.topic, self.options = topic, options
         self.data = bytearray()
         self.closed = False
+        self.reader = FakeReader([], attributes=options.get("attributes"), live=True)
+        """What the other side reads."""
 
     async def write(self, data: bytes) -> None:
         await self._native.call("write_bytes")
         self.data += data
+        self.reader.feed(bytes(data))
 
     async def aclose(self, **_: Any) -> None:
         await self._native.call("close_bytes")
         self.closed = True
+        self.reader.feed(None)
 
 
 class FakeLocalParticipant(FakeParticipant):
@@ -136,6 +140,8 @@ class FakeLocalParticipant(FakeParticipant):
         self.transcriptions: list[rtc.Transcription] = []
         self.rpc_methods: dict[str, Any] = {}
         self.rpc_calls: list[dict[str, Any]] = []
+        self.peers: dict[str, FakeRoom] = {}
+        """The same room as others see it, by identity: what is sent to them arrives there."""
         self.listeners = True
         """Whether somebody subscribes to what is published."""
 
@@ -172,6 +178,9 @@ class FakeLocalParticipant(FakeParticipant):
         await self._native.call("stream_bytes")
         writer = FakeByteWriter(self._native, topic, options)
         self.byte_streams.append(writer)
+        for identity in options.get("destination_identities") or ():
+            if (peer := self.peers.get(identity)) is not None:
+                peer.byte_handlers[topic](writer.reader, self.identity)
         return writer
 
     async def send_bytes(self, data: bytes, **options: Any) -> None:
@@ -187,7 +196,14 @@ class FakeLocalParticipant(FakeParticipant):
     async def perform_rpc(self, **call: Any) -> str:
         self.rpc_calls.append(call)
         await self._native.call("perform_rpc")
-        return "ok"
+        peer = self.peers.get(call["destination_identity"])
+        if peer is None:
+            return "ok"
+        handler = peer.sent.rpc_methods.get(call["method"])
+        if handler is None:
+            raise rtc.RpcError(1400, "Method not supported at destination")
+        data: Any = SimpleNamespace(caller_identity=self.identity, payload=call["payload"])
+        return str(await handler(data))
 
 
 class _LocalPublication(FakePublication):
@@ -211,39 +227,45 @@ class FakeReader:
         attributes: dict[str, str] | None = None,
         mime_type: str = "text/plain",
         hangs: bool = False,
+        live: bool = False,
     ) -> None:
         self.info = SimpleNamespace(attributes=attributes or {}, mime_type=mime_type)
         self.closed = False
-        self._chunks = list(chunks)
-        self._hangs = hangs
+        self._chunks: asyncio.Queue[Any] = asyncio.Queue()
+        for chunk in chunks:
+            self.feed(chunk)
+        if not (live or hangs):
+            self.feed(None)
+
+    def feed(self, chunk: Any) -> None:
+        """Something arrives; None: the end."""
+        self._chunks.put_nowait(chunk)
 
     def __aiter__(self) -> FakeReader:
         return self
 
     async def __anext__(self) -> Any:
-        await asyncio.sleep(0)
-        if self._chunks:
-            return self._chunks.pop(0)
-        if self._hangs and not self.closed:
-            await asyncio.Event().wait()
-        raise StopAsyncIteration
+        if self.closed or (chunk := await self._chunks.get()) is None:
+            raise StopAsyncIteration
+        return chunk
 
     async def read_all(self) -> str:
         return "".join([chunk async for chunk in self])
 
     def close(self) -> None:
         self.closed = True
+        self.feed(None)
 
 
 class FakeRoom(rtc.EventEmitter[str]):
     """The part of `rtc.Room` that agents use."""
 
-    def __init__(self, native: Native, *, connected: bool = True) -> None:
+    def __init__(self, native: Native, *, connected: bool = True, identity: str = "agent") -> None:
         super().__init__()
         self.native = native
         self.name = "a room"
         self._connected = self._was_connected = connected
-        self._local = FakeLocalParticipant(self, "agent")
+        self._local = FakeLocalParticipant(self, identity)
         self.remote_participants: dict[str, FakeParticipant] = {}
         self.text_handlers: dict[str, Any] = {}
         self.byte_handlers: dict[str, Any] = {}
@@ -452,5 +474,15 @@ class FakeRtc:
         assert len(self.sources) == 1
         return self.sources[0]
 
-    def room(self, *, connected: bool = True) -> FakeRoom:
-        return FakeRoom(self.native, connected=connected)
+    def room(self, *, connected: bool = True, identity: str = "agent") -> FakeRoom:
+        return FakeRoom(self.native, connected=connected, identity=identity)
+
+
+def join_rooms(*rooms: FakeRoom) -> None:
+    """Make rooms one room: each is how one participant sees it."""
+    for room in rooms:
+        for other in rooms:
+            if other is not room:
+                local = other.sent
+                room.sent.peers[local.identity] = other
+                room.join(local.identity, kind=local.kind, attributes=local.attributes)

@@ -92,6 +92,7 @@ if TYPE_CHECKING:
         UserStateChangedEvent,
         UserTranscriptionTimeoutEvent,
         UserTurnExceededEvent,
+        avatar,
         io,
         room_io,
     )
@@ -216,6 +217,7 @@ __all__ = [
     "WorkerPermissions",
     "WorkerType",
     "__version__",
+    "avatar",
     "cli",
     "create_api_error_from_http",
     "function_tool",
@@ -338,6 +340,7 @@ if not TYPE_CHECKING:  # a type checker shall know the names above and no others
             "io": ".voice.io:",
             "ipc": ".ipc:",
             "llm": ".llm:",
+            "avatar": ".voice.avatar:",
             "metrics": ".metrics:",
             "room_io": ".voice.room_io:",
             "stt": ".stt:",

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from .._lazy import attach
 
 if TYPE_CHECKING:
-    from . import io, room_io, run_result
+    from . import avatar, io, room_io, run_result
     from .agent import Agent, AgentTask, ModelSettings
     from .agent_session import (
         AgentSession,
@@ -84,6 +84,7 @@ __all__ = [
     "UserTranscriptionTimeoutEvent",
     "UserTurnExceededEvent",
     "VoiceActivityVideoSampler",
+    "avatar",
     "io",
     "room_io",
     "run_result",
@@ -142,6 +143,7 @@ if not TYPE_CHECKING:  # a type checker shall know the names above and no others
             "SpeechHandle": ".speech_handle",
             "TranscriptSynchronizer": ".transcription",
             "io": ".io:",
+            "avatar": ".avatar:",
             "room_io": ".room_io:",
             "run_result": ".run_result:",
             "text_transforms": ".transcription.text_transforms:",
