@@ -5,13 +5,18 @@ from typing import TYPE_CHECKING
 from .._lazy import attach
 
 if TYPE_CHECKING:
+    from ._utils import InferenceClass
+    from .stt import STT, STTModels
     from .vad import VAD, VADModels
 
-__all__ = ["VAD", "VADModels"]
+__all__ = ["InferenceClass", "STT", "STTModels", "VAD", "VADModels"]
 
 __getattr__, __dir__ = attach(
     __name__,
     {
+        "InferenceClass": "._utils",
+        "STT": ".stt",
+        "STTModels": ".stt",
         "VAD": ".vad",
         "VADModels": ".vad",
     },

@@ -364,6 +364,15 @@ class RecognizeStream(ABC, ClosesOnExit):
             await self._input_ch.next_push()
         return True
 
+    def _restart_input(self) -> None:
+        """Begin an attempt within the running `_run`, for a provider that connects anew in there.
+
+        `_input_ch` is another one afterwards: it begins with what was not acknowledged.
+        """
+        self._input_ended = self._input_ended or self._input_ch.closed
+        self._rewind_input()
+        self._begin_attempt()
+
     def _rewind_input(self) -> None:
         """Give the next attempt an input of its own that begins with what was not answered for."""
         self._replay_buffer.rewind()

@@ -151,6 +151,15 @@ class ReplayBuffer(Generic[T]):
         """Whether speech was reported that no final transcript has covered yet."""
         return self._speech_open
 
+    def note_speech(self, is_open: bool) -> None:
+        """Say whether there is speech without a final transcript, for who knows without events."""
+        self._speech_open = is_open
+
+    @property
+    def taken(self) -> float:
+        """Seconds of audio that the current attempt took."""
+        return self._media
+
     def expect_reports(self, expected: bool) -> None:
         """Say whether the provider would tell if somebody spoke.
 
@@ -179,14 +188,14 @@ class ReplayBuffer(Generic[T]):
         elif event.type is SpeechEventType.FINAL_TRANSCRIPT:
             self._speech_open = False
             self._final_since_speech = True
-            self._acknowledge(self._covered_by(event, offset))
+            self.acknowledge(self._covered_by(event, offset))
         elif (
             event.type is SpeechEventType.END_OF_SPEECH
             # several providers report the end first and the transcript later
             and self._final_since_speech
             and not self._speech_open
         ):
-            self._acknowledge(self._media)
+            self.acknowledge(self._media)
 
     def _covered_by(self, event: SpeechEvent, offset: float) -> float:
         """Seconds of this attempt's audio that a final transcript answers for."""
@@ -197,8 +206,13 @@ class ReplayBuffer(Generic[T]):
         # No usable time stamp. A lost overlap is better than a sentence heard twice.
         return self._media
 
-    def _acknowledge(self, media: float) -> None:
+    def acknowledge(self, media: float) -> None:
+        """The provider has answered for this much of the attempt's audio, in seconds from its start.
+
+        For a provider that tells more than its events say; others are understood by `observe`.
+        """
         self._answered = True
+        media = min(media, self._media)
         self._acked = max(self._acked, media)
         start = self._media - self._taken_duration
         while self._taken and start + self._taken[0].duration <= self._acked + _EPSILON:
@@ -230,6 +244,11 @@ class ReplayBuffer(Generic[T]):
     def has_live_audio(self) -> bool:
         """Whether audio is queued that no attempt took before."""
         return any(held.duration and not held.replayed for held in self._waiting)
+
+    @property
+    def replayable(self) -> float:
+        """Seconds of audio in the queue that an earlier attempt had taken already."""
+        return sum(held.duration for held in self._waiting if held.replayed)
 
     def rewind(self) -> None:
         """The current attempt is over: queue what it left unanswered, for the next one.

@@ -1,0 +1,278 @@
+"""What a recognition stream knows, from one connection to the next. No I/O, no clock of its own."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from ..language import LanguageCode
+from ..stt.types import RecognitionUsage, SpeechData, SpeechEvent, SpeechEventType
+from ..types import TimedString
+from ._errors import ConnectionState, Phase
+from ._protocol.stt import (
+    ServerMessage,
+    SessionFinalized,
+    StartOfSpeech,
+    Transcript,
+    TranscriptKind,
+    Word,
+)
+from ._spoken_audio import CHUNK_DURATION, SpeechGate, SpokenAudio
+
+FINALIZATION_TIMEOUT = 30.0
+"""Seconds to wait for transcripts after the end of the input."""
+
+FINAL_TRANSCRIPT_INACTIVITY_TIMEOUT = 3.0
+"""Seconds to wait for further ones when a final transcript has come."""
+
+_FINALIZED_TIMEOUT = 1.0
+_PREROLL = 0.5
+"""Seconds of audio before the onset of speech that go with it: the onset is found late."""
+
+_NOTICED_AFTER = 1.0
+_MIN_STALLED_SPEECH = 1.0
+_REPETITION_WINDOW = 0.1
+
+_KINDS = {
+    TranscriptKind.INTERIM: SpeechEventType.INTERIM_TRANSCRIPT,
+    TranscriptKind.PREFLIGHT: SpeechEventType.PREFLIGHT_TRANSCRIPT,
+    TranscriptKind.FINAL: SpeechEventType.FINAL_TRANSCRIPT,
+}
+
+
+class SttSession:
+    """Turns messages into speech events and keeps account of what was answered.
+
+    Moments (`now`) are on the caller's monotonic clock; audio is counted in seconds since the first
+    sample of the connection.
+
+    Args:
+        language: Of transcripts that don't say.
+        request_id: Of events that don't say.
+        stall_timeout: Seconds of silence of the server that unanswered speech makes suspicious.
+    """
+
+    def __init__(self, *, language: str | None, request_id: str, stall_timeout: float) -> None:
+        self.language = language
+        self.request_id = request_id
+        self._stall_timeout = stall_timeout
+        self.speaking = False
+        """Between START_OF_SPEECH and END_OF_SPEECH."""
+        self._unbilled = 0.0
+        self._since_final = 0.0
+        self.connected(now=0.0)
+
+    # -- a connection -----------------------------------------------------------------------------
+
+    def connected(self, *, now: float) -> None:
+        """A new connection is up."""
+        self._gate = SpeechGate()
+        self._spoken = SpokenAudio()
+        self._sent = 0.0
+        self._connected_at = now
+        self._heard_at = now
+        self._speech_at: float | None = None
+        self._speaking_since: float | None = 0.0 if self.speaking else None
+        self._finalize_at: float | None = None
+        self._input_ended_at: float | None = None
+        self._transcript_at = now
+        self._final_seen = False
+        self._finalized = False
+        self._finals: deque[tuple[float, float, str]] = deque(maxlen=16)
+        self._last_final_text = ""
+
+    def sent(self, seconds: float, level: float, *, now: float, replayed: bool = False) -> None:
+        """A chunk of audio went out.
+
+        Args:
+            seconds: Its length.
+            level: Its loudness.
+            now: The moment.
+            replayed: It had been sent on an earlier connection.
+        """
+        if self._gate.hears(level):
+            if not self._spoken.pending:
+                self._speech_at = now
+            self._spoken.add(self._sent, seconds)
+        elif self._gate.got_used:
+            self._spoken.dismiss(self._sent - (self._gate.steady_chunks + 1) * CHUNK_DURATION)
+        self._sent += seconds
+        self._since_final += seconds
+        if not replayed:
+            self._unbilled += seconds
+
+    def finalizing(self) -> None:
+        """A finalize goes out."""
+        self._finalize_at = self._sent
+        self._finalized = False
+
+    def input_ended(self, *, now: float) -> None:
+        """Everything went out, the last finalize included."""
+        self._input_ended_at = now
+
+    def state(self, *, now: float) -> ConnectionState:
+        """What decides what an end of the connection means."""
+        draining = self._input_ended_at is not None
+        return ConnectionState(
+            phase=Phase.DRAINING if draining else Phase.OPEN,
+            age=now - self._connected_at,
+            speech_pending=self.speech_pending,
+        )
+
+    # -- deadlines --------------------------------------------------------------------------------
+
+    @property
+    def drained_at(self) -> float | None:
+        """When to stop waiting for transcripts; None while there is input."""
+        if self._input_ended_at is None:
+            return None
+        patience = FINALIZATION_TIMEOUT
+        if self._finalized and not self.speech_pending:
+            patience = _FINALIZED_TIMEOUT
+        elif self._final_seen:
+            patience = FINAL_TRANSCRIPT_INACTIVITY_TIMEOUT
+        return max(self._input_ended_at, self._transcript_at) + patience
+
+    @property
+    def stalled_at(self) -> float | None:
+        """When a server that has speech to answer for and says nothing is to be given up."""
+        if self._speech_at is None or self._spoken.amount < _MIN_STALLED_SPEECH:
+            return None
+        return max(self._speech_at, self._heard_at) + self._stall_timeout
+
+    # -- what to send again -----------------------------------------------------------------------
+
+    @property
+    def speech_pending(self) -> bool:
+        """Whether there is speech that no final transcript has covered."""
+        self._spoken.expire(self._sent)
+        return self.speaking or self._spoken.pending
+
+    @property
+    def covered(self) -> float:
+        """Up to where a transcript, or the server's word, answers for the audio."""
+        return self._spoken.covered
+
+    @property
+    def replay_from(self) -> float:
+        """Where the audio begins that the next connection needs."""
+        onsets = [self._spoken.onset, self._speaking_since]
+        start = min([onset for onset in onsets if onset is not None], default=self._sent)
+        return max(self.covered, start - _PREROLL)
+
+    def stop_speaking(self) -> list[SpeechEvent]:
+        """The END_OF_SPEECH that is due when nothing more will come of what was being said."""
+        if not self.speaking:
+            return []
+        self.speaking = False
+        self._speaking_since = None
+        return [SpeechEvent(SpeechEventType.END_OF_SPEECH, request_id=self.request_id)]
+
+    # -- messages ---------------------------------------------------------------------------------
+
+    def receive(self, message: ServerMessage, *, offset: float, now: float) -> list[SpeechEvent]:
+        """Take a message; returns the events it makes.
+
+        Args:
+            message: Errors and the end of the session are the caller's matter.
+            offset: Of the connection's first sample on the time line of the stream, in seconds.
+            now: The moment.
+        """
+        self._heard_at = now
+        if isinstance(message, StartOfSpeech):
+            return self._start(message.request_id)
+        if isinstance(message, SessionFinalized):
+            self._finalized = True
+            if self._finalize_at is not None:
+                self._cover(self._finalize_at, now)
+            return []
+        if not isinstance(message, Transcript):
+            return []
+        self._transcript_at = now
+        if message.kind is TranscriptKind.FINAL:
+            return self._final(message, offset, now)
+        if not message.text or (message.kind is TranscriptKind.PREFLIGHT and not self.speaking):
+            return []
+        start = [] if message.kind is TranscriptKind.PREFLIGHT else self._start(message.request_id)
+        return [*start, self._event(message, offset)]
+
+    def _start(self, request_id: str | None) -> list[SpeechEvent]:
+        if self.speaking:
+            return []
+        self.speaking = True
+        self._speaking_since = max(self.covered, self._sent - _NOTICED_AFTER)
+        return [
+            SpeechEvent(SpeechEventType.START_OF_SPEECH, request_id=request_id or self.request_id)
+        ]
+
+    def _final(self, message: Transcript, offset: float, now: float) -> list[SpeechEvent]:
+        self._final_seen = True
+        if self._is_repetition(message):
+            return []
+        request_id = message.request_id or self.request_id
+        events = self._start(message.request_id)
+        if self._unbilled > 0:
+            usage = RecognitionUsage(audio_duration=self._unbilled)
+            self._unbilled = 0.0
+            events.append(
+                SpeechEvent(
+                    SpeechEventType.RECOGNITION_USAGE,
+                    request_id=request_id,
+                    recognition_usage=usage,
+                )
+            )
+        self._cover(message.start + message.duration if message.duration > 0 else self._sent, now)
+        self._since_final = 0.0
+        self.speaking = False
+        self._speaking_since = None
+        events.append(self._event(message, offset))
+        events.append(SpeechEvent(SpeechEventType.END_OF_SPEECH, request_id=request_id))
+        return events
+
+    def _is_repetition(self, message: Transcript) -> bool:
+        """Whether the server says a final transcript twice."""
+        if not message.text:
+            return False
+        if message.duration > 0:
+            key = (round(message.start, 2), round(message.duration, 2), message.text)
+            repeated = key in self._finals
+            self._finals.append(key)
+        else:
+            repeated = (
+                message.text == self._last_final_text and self._since_final <= _REPETITION_WINDOW
+            )
+        self._last_final_text = message.text
+        return repeated
+
+    def _cover(self, until: float, now: float) -> None:
+        self._spoken.cover(min(until, self._sent))
+        self._speech_at = now if self._spoken.pending else None
+
+    def _event(self, message: Transcript, offset: float) -> SpeechEvent:
+        data = SpeechData(
+            language=LanguageCode(message.language or self.language or "en"),
+            text=message.text,
+            start_time=offset + message.start,
+            end_time=offset + message.start + message.duration,
+            confidence=message.confidence,
+            speaker_id=message.speaker_id,
+            words=None
+            if message.words is None
+            else [_timed(word, offset) for word in message.words],
+            metadata=dict(message.extra) if message.extra else None,
+        )
+        return SpeechEvent(
+            _KINDS[message.kind],
+            request_id=message.request_id or self.request_id,
+            alternatives=[data],
+        )
+
+
+def _timed(word: Word, offset: float) -> TimedString:
+    return TimedString(
+        text=word.text,
+        start_time=offset + word.start,
+        end_time=offset + word.end,
+        confidence=word.confidence,
+        start_time_offset=offset,
+        speaker_id=word.speaker_id,
+    )
