@@ -15,7 +15,7 @@ import jwt
 from aiohttp import web
 from typing_extensions import Self
 
-from livekit.agents.utils.aio import TaskScope
+from livekit.agents.utils.aio import Deadline, TaskScope
 
 from .completions import CompletionRoute
 from .faults import Fault
@@ -81,7 +81,7 @@ class GatewayEmulator:
         self._runner: web.AppRunner | None = None
         self._site: web.TCPSite | None = None
         self._scope = TaskScope("gateway emulator")
-        self._on_record: Callable[[ConnectionRecord], None] = lambda record: None
+        self._ended = asyncio.Event()
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -188,6 +188,17 @@ class GatewayEmulator:
         """TCP connections, those without a WebSocket included."""
         return len(list(self._connections()))
 
+    async def until_closed(self, timeout: float = 5.0) -> None:
+        """Wait until no connection is open.
+
+        Raises:
+            asyncio.TimeoutError: One still is.
+        """
+        deadline = Deadline(timeout)
+        while self.open_connections:
+            self._ended.clear()
+            await asyncio.wait_for(self._ended.wait(), deadline.remaining())
+
     def _connections(self) -> Iterable[Any]:
         if self._runner is None or self._runner.server is None:
             return ()
@@ -274,7 +285,7 @@ class GatewayEmulator:
             record.closed_at = asyncio.get_running_loop().time()
             if record.closed_by is None:
                 record.closed_by = "lost"
-            self._on_record(record)
+            self._ended.set()
 
     async def _serve(
         self, serve: Callable[[Wire], Any], wire: Wire, fault: Fault | None, number: int
@@ -300,7 +311,7 @@ class GatewayEmulator:
             return await self.completions.serve(request, record, fault)
         finally:
             record.closed_at = asyncio.get_running_loop().time()
-            self._on_record(record)
+            self._ended.set()
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
         return web.json_response({"object": "list", "data": []})

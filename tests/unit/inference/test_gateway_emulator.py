@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 
 import aiohttp
@@ -67,8 +66,7 @@ async def test_on_a_real_socket_it_hears_counts_and_notices_the_end() -> None:
         assert kinds == ["SessionCreated", "StartOfSpeech", "Transcript", "SessionFinalized"] or (
             kinds[:2] == ["SessionCreated", "StartOfSpeech"] and kinds.count("Transcript") >= 1
         )
-        while gateway.open_connections:
-            await asyncio.sleep(0)
+        await gateway.until_closed()
         [record] = gateway.of("stt")
         assert record.query == {"model": "deepgram/nova-3"}
         assert record.audio_seconds == pytest.approx(5 * 0.26)
