@@ -90,6 +90,7 @@ class TtsRoute:
     async def _receive(self, wire: Wire, sentences: Chan[str | None]) -> None:
         while True:
             message = await _next(wire, tts)
+            await wire.progress()
             if isinstance(message, tts.InputTranscript):
                 sentences.send_nowait(message.transcript)
             elif isinstance(message, tts.SessionFlush):

@@ -7,9 +7,10 @@ from .._lazy import attach
 if TYPE_CHECKING:
     from ._utils import InferenceClass
     from .stt import STT, STTModels
+    from .tts import TTS, TTSModels
     from .vad import VAD, VADModels
 
-__all__ = ["InferenceClass", "STT", "STTModels", "VAD", "VADModels"]
+__all__ = ["InferenceClass", "STT", "STTModels", "TTS", "TTSModels", "VAD", "VADModels"]
 
 __getattr__, __dir__ = attach(
     __name__,
@@ -17,6 +18,8 @@ __getattr__, __dir__ = attach(
         "InferenceClass": "._utils",
         "STT": ".stt",
         "STTModels": ".stt",
+        "TTS": ".tts",
+        "TTSModels": ".tts",
         "VAD": ".vad",
         "VADModels": ".vad",
     },

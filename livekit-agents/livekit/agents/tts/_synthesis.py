@@ -93,6 +93,7 @@ class Synthesis(ABC, ClosesOnExit):
         self._closing = False
         self._output_ended = False
         self._close_grace = CLOSE_GRACE
+        self._silent = False
 
         self._scope = TaskScope(tts._label)
         # Subclasses go on with their own set-up after this constructor. A task factory that runs
@@ -222,6 +223,8 @@ class Synthesis(ABC, ClosesOnExit):
         await asyncio.sleep(delay)
 
     def _emit_error(self, error: Exception, *, recoverable: bool) -> None:
+        if self._silent:
+            return
         self._tts.emit(
             "error",
             TTSError(
@@ -237,6 +240,8 @@ class Synthesis(ABC, ClosesOnExit):
     def _emit_metrics(
         self, tally: Tally, *, started_at: float, characters_count: int, cancelled: bool
     ) -> None:
+        if self._silent:
+            return
         first = tally.first_audio_at
         metrics = TTSMetrics(
             timestamp=time.time(),
@@ -306,6 +311,10 @@ class Synthesis(ABC, ClosesOnExit):
             self._connections.cut()
             report_survivors(survivors)
         self._end_output(cancelled=True)
+
+    def _report_nothing(self) -> None:
+        """Leave errors and metrics to the stream that this one works for, on the same `TTS`."""
+        self._silent = True
 
     def _nested(self, stream: _S) -> _S:
         """Let a stream that `_run` opens end well within this one's own grace."""

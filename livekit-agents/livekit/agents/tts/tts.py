@@ -190,10 +190,13 @@ class _ChunkedOverStream(ChunkedStream):
         )
         options = APIConnectOptions(max_retry=0, timeout=self._conn_options.timeout)
         stream = self._tts.stream(conn_options=options)
+        stream._report_nothing()
         async with self._nested(stream):
             stream.push_text(self._input_text)
             stream.end_input()
             async for audio in stream:
+                self._acquire_time = stream._acquire_time
+                self._connection_reused = stream._connection_reused
                 words = audio.frame.userdata.get(USERDATA_TIMED_TRANSCRIPT)
                 if words:
                     output_emitter.push_timed_transcript(words)
