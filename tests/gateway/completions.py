@@ -24,7 +24,8 @@ from .records import ConnectionRecord
 
 Answer = Callable[[dict[str, Any]], AsyncIterable[Delta]]
 
-_DRIP_INTERVAL = 5.0
+_DRIP_INTERVAL = 2.0
+_BEFORE_DROP = 0.05
 _REQUIRED = ("model", "messages", "stream", "stream_options")
 _USAGE = Usage(completion_tokens=5, prompt_tokens=7, total_tokens=12, cached_tokens=3)
 
@@ -138,8 +139,10 @@ class _Writer:
         if self._kind == "stall_mid":
             await asyncio.get_running_loop().create_future()
         elif self._kind == "drop_mid":
-            assert self._request.transport is not None
-            self._request.transport.abort()
+            await asyncio.sleep(_BEFORE_DROP)  # the client reads what came before
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            raise asyncio.CancelledError
         elif self._kind == "bad_sse":
             await self._write("{bad")
         elif self._kind == "null_delta":

@@ -5,22 +5,59 @@ from typing import TYPE_CHECKING
 from .._lazy import attach
 
 if TYPE_CHECKING:
+    from ._realtime_models import (
+        DuplexModels,
+        OpenAIRealtimeModels,
+        RealtimeModels,
+        XAIRealtimeModels,
+        is_duplex_model,
+        is_realtime_model,
+    )
     from ._utils import InferenceClass
+    from .llm import LLM, LLMModels, LLMStream, llm_from_model_string
     from .stt import STT, STTModels
     from .tts import TTS, TTSModels
     from .vad import VAD, VADModels
 
-__all__ = ["InferenceClass", "STT", "STTModels", "TTS", "TTSModels", "VAD", "VADModels"]
+__all__ = [
+    "LLM",
+    "STT",
+    "TTS",
+    "VAD",
+    "DuplexModels",
+    "InferenceClass",
+    "LLMModels",
+    "LLMStream",
+    "OpenAIRealtimeModels",
+    "RealtimeModels",
+    "STTModels",
+    "TTSModels",
+    "VADModels",
+    "XAIRealtimeModels",
+    "is_duplex_model",
+    "is_realtime_model",
+    "llm_from_model_string",
+]
 
 __getattr__, __dir__ = attach(
     __name__,
     {
+        "DuplexModels": "._realtime_models",
         "InferenceClass": "._utils",
+        "LLM": ".llm",
+        "LLMModels": ".llm",
+        "LLMStream": ".llm",
+        "OpenAIRealtimeModels": "._realtime_models",
+        "RealtimeModels": "._realtime_models",
         "STT": ".stt",
         "STTModels": ".stt",
         "TTS": ".tts",
         "TTSModels": ".tts",
         "VAD": ".vad",
         "VADModels": ".vad",
+        "XAIRealtimeModels": "._realtime_models",
+        "is_duplex_model": "._realtime_models",
+        "is_realtime_model": "._realtime_models",
+        "llm_from_model_string": ".llm",
     },
 )

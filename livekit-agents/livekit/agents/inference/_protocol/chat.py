@@ -66,7 +66,15 @@ def decode_chunk(data: str) -> CompletionChunk | ServerError | None:
     """
     if data.strip() == DONE:
         return None
-    fields = decode(data)
+    return read_chunk(decode(data))
+
+
+def read_chunk(fields: Fields) -> CompletionChunk | ServerError:
+    """Read a chunk that is decoded already.
+
+    Raises:
+        ProtocolError: It is malformed.
+    """
     if fields.values.get("error") is not None:
         return read_error(fields.values["error"])
     choices = fields.objects("choices") or []
