@@ -5,26 +5,36 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import sys
 import tempfile
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum, unique
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 from livekit import rtc
 
+from ._job_participants import ParticipantEntrypoints
+from ._job_requests import RoomRequests
 from .log import logger
+from .telemetry import trace_types
+from .telemetry.traces import tracer
 from .utils.aio import TaskScope
 from .utils.participant import wait_for_participant
 
 if TYPE_CHECKING:
     from livekit import api
     from livekit.protocol import agent, models
+    from livekit.protocol.sip import SIPParticipantInfo
 
+    from .ipc.inference_executor import InferenceExecutor
+    from .observability import Tagger
+    from .simulation import SimulationContext
     from .voice import AgentSession
+    from .voice.report import SessionReport
 
 T = TypeVar("T")
 
@@ -34,7 +44,7 @@ DEFAULT_PARTICIPANT_KINDS: list[rtc.ParticipantKind.ValueType] = [
     rtc.ParticipantKind.PARTICIPANT_KIND_STANDARD,
 ]
 
-_JobContextVar: ContextVar[JobContext | None] = ContextVar("lk_job", default=None)
+_JobContextVar: ContextVar[JobContext | None] = ContextVar("agents_job_context", default=None)
 
 
 @overload
@@ -63,7 +73,7 @@ def get_job_context(*, required: bool = True) -> JobContext | None:
     return ctx
 
 
-get_JobContextVar_context = get_job_context
+get_current_job_context = get_job_context
 
 
 @unique
@@ -151,7 +161,7 @@ class JobProcess:
 
 
 class JobRequest:
-    """A job that the server offers. Answer it with `accept` or `reject`."""
+    """A job that the server offers. Answer it with `accept` or `reject`, once."""
 
     def __init__(
         self,
@@ -163,6 +173,7 @@ class JobRequest:
         self._job = job
         self._on_reject = on_reject
         self._on_accept = on_accept
+        self._answer = ""
 
     @property
     def id(self) -> str:
@@ -190,8 +201,13 @@ class JobRequest:
         return self._job.agent_name
 
     async def reject(self, *, terminate: bool = True) -> None:
-        """Decline the job. `terminate`: nobody else shall be asked, either."""
-        await self._on_reject(terminate)
+        """Decline the job. Ignored, with a warning, when it was answered before.
+
+        Args:
+            terminate: Nobody else shall be asked, either.
+        """
+        if self._answered("rejected"):
+            await self._on_reject(terminate)
 
     async def accept(
         self,
@@ -201,15 +217,34 @@ class JobRequest:
         metadata: str = "",
         attributes: dict[str, str] | None = None,
     ) -> None:
-        """Take the job, and say how the agent appears in the room."""
-        await self._on_accept(
-            JobAcceptArguments(
-                name=name,
-                identity=identity or f"agent-{self.id}",
-                metadata=metadata,
-                attributes=attributes,
+        """Take the job; returns when a process has it. Ignored when it was answered before.
+
+        Args:
+            name: Of the agent in the room.
+            identity: Of the agent in the room; "agent-" and the job's id by default.
+            metadata: Of the agent in the room.
+            attributes: Of the agent in the room.
+
+        Raises:
+            AssignmentTimeoutError: The server did not assign the job in time.
+        """
+        if self._answered("accepted"):
+            await self._on_accept(
+                JobAcceptArguments(
+                    name=name,
+                    identity=identity or f"agent-{self.id}",
+                    metadata=metadata,
+                    attributes=attributes,
+                )
             )
-        )
+
+    def _answered(self, answer: str) -> bool:
+        """Note an answer. False when there is one already."""
+        if self._answer:
+            logger.warning("job request %s was %s already", self.id, self._answer)
+            return False
+        self._answer = answer
+        return True
 
 
 ShutdownCallback = Callable[..., Awaitable[Any]]
@@ -226,24 +261,32 @@ class JobContext:
         room: rtc.Room,
         on_connect: Callable[[], None],
         on_shutdown: Callable[[str], None],
-        inference_executor: Any,
+        inference_executor: InferenceExecutor,
     ) -> None:
+        """Built by the framework when the job starts, inside of its event loop."""
         self._proc = proc
         self._info = info
         self._room = room
         self._on_connect = on_connect
         self._on_shutdown = on_shutdown
         self._inference_executor = inference_executor
-        self._shutdown_callbacks: list[Callable[[str], Awaitable[Any]]] = []
+        self._shutdown_callbacks: list[ShutdownCallback] = []
         self._scope = TaskScope(f"job {info.job.id}")
-        self._connect_lock = asyncio.Lock()
+        self._connecting: asyncio.Task[None] | None = None
         self._connected = False
-        self._entrypoints: list[tuple[Any, Sequence[int]]] = []
+        self._participants = ParticipantEntrypoints(self, room, job_id=info.job.id)
+        self._requests = RoomRequests(lambda: self.api, fake=info.fake_job, job_id=info.job.id)
         self._primary_agent_session: AgentSession[Any] | None = None
         self._session_shutdown_registered: weakref.WeakSet[Any] = weakref.WeakSet()
         self._log_fields: dict[str, Any] = {}
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._api: api.LiveKitAPI | None = None
+        self._tagger: Tagger | None = None
+        self._recording_options: Any = None
+        self._redaction_enabled = bool(info.job.enable_redaction)
+        self._simulation: SimulationContext | Literal[False] | None = False
+        self._simulation_end_fnc: Callable[..., Any] | None = None
+        self._telemetry_state: Any = None
 
     @property
     def proc(self) -> JobProcess:
@@ -271,14 +314,15 @@ class JobContext:
         return self._room.local_participant
 
     @property
-    def inference_executor(self) -> Any:
+    def inference_executor(self) -> InferenceExecutor:
         """Runs local models outside of this process."""
         return self._inference_executor
 
     @property
     def inference_headers(self) -> dict[str, str]:
         """Headers to send along with requests to LiveKit Inference."""
-        return {}
+        simulation = self.simulation_context()
+        return simulation._inference_headers() if simulation is not None else {}
 
     @property
     def api(self) -> api.LiveKitAPI:
@@ -292,6 +336,15 @@ class JobContext:
         return self._api
 
     @property
+    def tagger(self) -> Tagger:
+        """Tags and outcome of the job, for its report."""
+        if self._tagger is None:
+            from .observability import Tagger
+
+            self._tagger = Tagger()
+        return self._tagger
+
+    @property
     def primary_session(self) -> AgentSession[Any]:
         """The session that was started first. Raises RuntimeError when none was."""
         if self._primary_agent_session is None:
@@ -300,7 +353,7 @@ class JobContext:
 
     @property
     def log_context_fields(self) -> dict[str, Any]:
-        """Added to every log record of this job."""
+        """Added to every log record of this job that has no such field; edit or replace it."""
         return self._log_fields
 
     @log_context_fields.setter
@@ -309,7 +362,11 @@ class JobContext:
 
     @property
     def session_directory(self) -> Path:
-        """Where recordings go; removed with the job."""
+        """Where recordings go; removed with the job, except in the console."""
+        console = _console()
+        if console is not None:
+            directory: Path = console.session_directory
+            return directory
         if self._directory is None:
             self._directory = tempfile.TemporaryDirectory(prefix="livekit-job-")
         return Path(self._directory.name)
@@ -333,6 +390,17 @@ class JobContext:
         """Whether there is no real room behind the job."""
         return self._info.fake_job
 
+    def simulation_context(self) -> SimulationContext | None:
+        """What the job has to do with a simulation; None when it is none."""
+        if self._simulation is False:
+            if not self._info.job.attributes:
+                self._simulation = None
+            else:
+                from .simulation import _from_job
+
+                self._simulation = _from_job(self)
+        return self._simulation
+
     # -- the room ---------------------------------------------------------------------------------
 
     async def connect(
@@ -344,7 +412,9 @@ class JobContext:
         single_peer_connection: bool | None = None,
         e2ee: rtc.E2EEOptions | None = None,
     ) -> None:
-        """Join the room. Calling it again does nothing.
+        """Join the room. Calling it again does nothing, or waits for the call that is under way.
+
+        Cancelling the caller does not stop a connection in progress: it is left when the job ends.
 
         Args:
             encryption: End-to-end encryption.
@@ -352,26 +422,51 @@ class JobContext:
             rtc_config: ICE servers and the like.
             single_peer_connection: Use one peer connection for both directions.
             e2ee: Deprecated name of `encryption`.
+
+        Raises:
+            rtc.ConnectError: The room can't be joined.
         """
-        async with self._connect_lock:
-            if self._connected or self._info.fake_job:
-                return
+        if self._connected:
+            return
+        if self._connecting is None:
             if e2ee is not None:
-                logger.warning("the argument e2ee is deprecated, use encryption")
+                logger.warning("the argument e2ee of connect() is deprecated, use encryption")
             options = rtc.RoomOptions(
                 encryption=encryption or e2ee,
                 auto_subscribe=auto_subscribe is AutoSubscribe.SUBSCRIBE_ALL,
                 rtc_config=rtc_config,
+                single_peer_connection=single_peer_connection,
             )
-            if single_peer_connection is not None:
-                options.single_peer_connection = single_peer_connection
+            self._connecting = self._scope.spawn(
+                self._connect(options, auto_subscribe), name="connect to the room", log_errors=False
+            )
+            self._connecting.add_done_callback(self._connect_ended)
+        await asyncio.shield(self._connecting)
+
+    async def _connect(self, options: rtc.RoomOptions, auto_subscribe: AutoSubscribe) -> None:
+        with tracer.start_as_current_span(
+            "room_connect",
+            attributes={
+                trace_types.ATTR_ROOM_NAME: self.job.room.name,
+                trace_types.ATTR_ROOM_AUTO_SUBSCRIBE: auto_subscribe.value,
+            },
+        ):
             await self._room.connect(self._info.url, self._info.token, options=options)
-            self._connected = True
-            self._on_connect()
-            self._room.on("participant_connected", self._participant_joined)
-            for participant in self._room.remote_participants.values():
-                self._participant_joined(participant)
-            _subscribe_to(self._room, auto_subscribe)
+        self._connected = True
+        self._on_connect()
+        if self.simulation_context() is not None:
+            self._room.on("participant_disconnected", self._participant_left)
+        self._participants.follow()
+        _subscribe_to(self._room, auto_subscribe)
+
+    def _connect_ended(self, task: asyncio.Task[None]) -> None:
+        self._connecting = None
+        if not task.cancelled():
+            task.exception()  # taken, in case that nobody waits any more
+
+    def _participant_left(self, participant: rtc.RemoteParticipant) -> None:
+        if "lk.simulator" in participant.attributes:
+            self.shutdown("simulation completed")
 
     async def wait_for_participant(
         self,
@@ -386,9 +481,9 @@ class JobContext:
             RuntimeError: If the room disconnects meanwhile.
         """
         await self.connect()
-        participant = await wait_for_participant(self._room, identity=identity, kind=kind)
-        assert isinstance(participant, rtc.RemoteParticipant), "local ones are not included"
-        return participant
+        with tracer.start_as_current_span("wait_for_participant"):
+            participant = await wait_for_participant(self._room, identity=identity, kind=kind)
+        return cast("rtc.RemoteParticipant", participant)
 
     def add_participant_entrypoint(
         self,
@@ -399,58 +494,145 @@ class JobContext:
     ) -> None:
         """Run a function for every participant of a kind, those already there included.
 
+        The tasks are cancelled when the job ends. Errors are logged.
+
         Raises:
             ValueError: If the function was added before.
         """
-        if any(known is entrypoint_fnc for known, _ in self._entrypoints):
-            raise ValueError(f"{entrypoint_fnc.__name__} is an entrypoint for participants already")
         kinds = list(kind) if isinstance(kind, (list, tuple)) else [kind]
-        self._entrypoints.append((entrypoint_fnc, kinds))
+        self._participants.add(entrypoint_fnc, kinds)
 
-    def _participant_joined(self, participant: rtc.RemoteParticipant) -> None:
-        for entrypoint, kinds in self._entrypoints:
-            if participant.kind in kinds:
-                self._scope.spawn(
-                    entrypoint(self, participant),
-                    name=f"part-entry-{participant.identity}-{entrypoint.__name__}",
-                )
+    def delete_room(self, room_name: str | None = None) -> asyncio.Future[Any]:
+        """Delete a room, this job's by default. Never raises; a room that is gone is fine.
 
-    def delete_room(self, room_name: str | None = None) -> asyncio.Task[Any]:
-        """Delete a room, this job's by default. Never raises; a room that is gone is fine."""
-        return self._scope.spawn(self._delete_room(room_name), name="delete room")
+        It needs not be awaited: the end of the job waits a moment for it.
+        """
+        return self._requests.delete_room(room_name or self._room.name)
 
-    async def _delete_room(self, room_name: str | None) -> None:
-        from livekit import api
+    def add_sip_participant(
+        self,
+        *,
+        call_to: str,
+        trunk_id: str,
+        participant_identity: str,
+        participant_name: str = "SIP-participant",
+    ) -> asyncio.Future[SIPParticipantInfo]:
+        """Call a phone and put the callee into the room.
 
-        try:
-            await self.api.room.delete_room(
-                api.DeleteRoomRequest(room=room_name or self._room.name)
-            )
-        except api.TwirpError as error:
-            if error.code != api.TwirpErrorCode.NOT_FOUND:
-                logger.warning("could not delete the room: %s", error)
+        Args:
+            call_to: Number or SIP address.
+            trunk_id: Outbound SIP trunk.
+            participant_identity: Of the callee in the room.
+            participant_name: Of the callee in the room.
+        """
+        return self._requests.call(
+            room=self._room.name,
+            call_to=call_to,
+            trunk_id=trunk_id,
+            identity=participant_identity,
+            name=participant_name,
+        )
+
+    def transfer_sip_participant(
+        self,
+        participant: rtc.RemoteParticipant | str,
+        transfer_to: str,
+        play_dialtone: bool = False,
+    ) -> asyncio.Future[SIPParticipantInfo]:
+        """Transfer a caller to another number.
+
+        Args:
+            participant: The caller, or its identity.
+            transfer_to: Number or SIP address.
+            play_dialtone: Let the caller hear it ring.
+
+        Raises:
+            AssertionError: The participant is not a SIP participant.
+        """
+        return self._requests.transfer(
+            participant, room=self._room.name, to=transfer_to, dialtone=play_dialtone
+        )
 
     # -- the end ----------------------------------------------------------------------------------
 
     def add_shutdown_callback(self, callback: ShutdownCallback) -> None:
-        """Await `callback` when the job ends; it may take the reason as its one argument."""
-        parameters = inspect.signature(callback).parameters.values()
-        takes_reason = any(
-            p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)
-            for p in parameters
-        )
-        if takes_reason:
-            self._shutdown_callbacks.append(callback)
-        else:
-            self._shutdown_callbacks.append(lambda _: callback())
+        """Await `callback` when the job ends; it may take the reason as its one argument.
+
+        Callbacks run side by side after the room was left. They can be added until then.
+        """
+        self._shutdown_callbacks.append(callback)
 
     def shutdown(self, reason: str = "user requested") -> None:
-        """End the job. The first reason counts."""
+        """End the job. Returns at once; the first reason counts."""
         self._on_shutdown(reason)
 
+    # -- what remains -----------------------------------------------------------------------------
+
+    def make_session_report(self, session: AgentSession[Any] | None = None) -> SessionReport:
+        """What happened in a session.
+
+        Args:
+            session: The primary one by default.
+
+        Raises:
+            RuntimeError: There is no session, or its recording has not ended.
+        """
+        from .voice.report import make_report
+
+        return make_report(self, session or self.primary_session)
+
     def init_recording(self, options: Any) -> None:
-        """Called by the session when it starts. Recordings are kept by the session itself."""
-        self._recording_options = options
+        """Called by the session when it starts: what of it will be recorded. Once per job.
+
+        Raises:
+            ValueError: Audio is recorded without transcript where redaction is required: there
+                would be nothing to redact it by.
+        """
+        if self._redaction_enabled and options.get("audio") and not options.get("transcript"):
+            raise ValueError(
+                "redaction is enabled for this job: recording audio needs the transcript as well, "
+                "set record={'audio': True, 'transcript': True}"
+            )
+        if self._recording_options is None:
+            self._recording_options = options
+
+    @property
+    def _observability_url(self) -> str | None:
+        """Where LiveKit Cloud takes reports and traces; None elsewhere."""
+        from urllib.parse import urlparse
+
+        if url := os.environ.get("LIVEKIT_OBSERVABILITY_URL"):
+            return url
+        host = urlparse(self._info.url or os.environ.get("LIVEKIT_URL", "")).hostname or ""
+        return f"https://{host}" if host.endswith((".livekit.cloud", ".livekit.run")) else None
+
+    def _clean_up(self) -> None:
+        """Remove what the job kept on disk."""
+        directory, self._directory = self._directory, None
+        if directory is not None:
+            directory.cleanup()
+
+
+def _console() -> Any:
+    """The console that this process runs, if it does."""
+    module = sys.modules.get("livekit.agents.cli.cli")
+    console = module.AgentsConsole.get_instance() if module is not None else None
+    return console if console is not None and console.enabled else None
+
+
+def callback_takes_reason(callback: Callable[..., Any]) -> bool:
+    """Whether a shutdown callback wants the reason: it has a positional parameter to fill."""
+    try:
+        parameters = inspect.signature(callback).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+
+
+def current_simulation() -> SimulationContext | None:
+    """The simulation that the running code is part of, or None."""
+    ctx = _JobContextVar.get()
+    return ctx.simulation_context() if ctx is not None else None
 
 
 def _subscribe_to(room: rtc.Room, choice: AutoSubscribe) -> None:
@@ -482,6 +664,7 @@ __all__ = [
     "JobProcess",
     "JobRequest",
     "RunningJobInfo",
-    "get_JobContextVar_context",
+    "current_simulation",
+    "get_current_job_context",
     "get_job_context",
 ]

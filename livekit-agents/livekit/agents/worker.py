@@ -1,12 +1,9 @@
-"""`AgentServer`: what it serves, and with which options.
-
-Serving jobs of a LiveKit server is not part of this version: see `AgentServer.run`.
-"""
+"""`AgentServer`: what it serves, and with which options. How it does is in `_worker`."""
 
 from __future__ import annotations
 
+import asyncio
 import math
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Coroutine
@@ -16,11 +13,14 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from ._emitter import IsolatedEmitter
 from .job import JobContext, JobExecutorType, JobProcess, JobRequest, RunningJobInfo
+from .log import logger
 from .types import NOT_GIVEN, NotGivenOr
 from .utils import is_given
 
 if TYPE_CHECKING:
     from livekit.protocol import models
+
+    from ._worker.run import ServerRun
 
 T = TypeVar("T")
 
@@ -32,6 +32,15 @@ DRAIN_TIMEOUT = 3600
 
 HEARTBEAT_INTERVAL = 30
 """Seconds between two messages that keep the connection alive."""
+
+UPDATE_STATUS_INTERVAL = 2.5
+"""Seconds between two reports of the worker's state to the server."""
+
+UPDATE_LOAD_INTERVAL = 0.5
+"""Seconds between two measurements of the load."""
+
+WORKER_PROTOCOL_VERSION = 1
+"""Version of what `GET /worker` answers."""
 
 _LOG_LEVELS = ("TRACE", "DEBUG", "INFO", "WARN", "ERROR", "CRITICAL")
 
@@ -96,7 +105,7 @@ _PORT = ServerEnvOption(dev_default=0, prod_default=8081)
 _LOG_LEVEL = ServerEnvOption(dev_default="DEBUG", prod_default="INFO")
 _EXECUTOR = JobExecutorType.THREAD if sys.platform == "win32" else JobExecutorType.PROCESS
 _CONTEXT: Literal["spawn", "forkserver"] = (
-    "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    "forkserver" if sys.platform.startswith("linux") else "spawn"
 )
 
 
@@ -143,6 +152,12 @@ class ServerOptions:
     prometheus_port: NotGivenOr[int] = NOT_GIVEN
     prometheus_multiproc_dir: str | None = None
 
+    def validate_config(self, devmode: bool) -> None:
+        """Warn of options that make no sense together."""
+        threshold = ServerEnvOption.getvalue(self.load_threshold, devmode)
+        if threshold > 1 and not devmode:
+            logger.warning("load_threshold is %g: above 1 there is always room", threshold)
+
 
 WorkerOptions = ServerOptions
 
@@ -179,11 +194,44 @@ class AgentServer(IsolatedEmitter[EventTypes]):
         prometheus_port: int | None = None,
         prometheus_multiproc_dir: str | None = None,
         log_level: str | ServerEnvOption[str] = _LOG_LEVEL,
+        entrypoint_shutdown_timeout: float = 15.0,
+        session_close_timeout: float = 60.0,
     ) -> None:
         """Set up a server; nothing connects and no event loop is needed.
 
         Timeouts are seconds, memory is MB (0 = no limit). Credentials default to `LIVEKIT_URL`,
         `LIVEKIT_API_KEY` and `LIVEKIT_API_SECRET`.
+
+        Args:
+            job_executor_type: Jobs run in processes, or in threads.
+            load_threshold: Load from which no more jobs are taken; inf: never.
+            job_memory_warn_mb: Memory of a job process that is worth a warning.
+            job_memory_limit_mb: Memory of a job process above which it is killed.
+            drain_timeout: For running jobs, when the server is told to stop.
+            num_idle_processes: Processes kept ready for jobs.
+            shutdown_process_timeout: When the server closes a job: for the job to confirm the
+                request, and for its shutdown callbacks. It does not bound the close of the session
+                before them, which has `session_close_timeout`.
+            session_end_timeout: For `on_session_end`.
+            initialize_process_timeout: For `setup_fnc` and what it needs.
+            permissions: Of agents in their rooms.
+            max_retry: Failures in a row after which connecting is given up.
+            ws_url: Of the LiveKit server.
+            api_key: Of the LiveKit server.
+            api_secret: Of the LiveKit server.
+            host: Address of the health server; empty: all.
+            port: Of the health server; 0: any.
+            http_proxy: For outgoing connections; `HTTPS_PROXY` or `HTTP_PROXY` by default.
+            multiprocessing_context: How processes are started.
+            setup_fnc: Called in each job process before any job.
+            load_fnc: Tells how busy the machine is, 0..1; may take the server as argument.
+            preload_modules: Modules that job processes have in common, imported once.
+            prometheus_port: Serves `/metrics`; needs `prometheus-client`.
+            prometheus_multiproc_dir: Where processes keep their metrics.
+            log_level: Of the logs.
+            entrypoint_shutdown_timeout: For the entrypoint to return by itself when its job ends.
+            session_close_timeout: For sessions to close when their job ends; then their close is
+                forced.
 
         Raises:
             ValueError: For an unknown log level.
@@ -201,6 +249,8 @@ class AgentServer(IsolatedEmitter[EventTypes]):
             "shutdown_process_timeout": shutdown_process_timeout,
             "session_end_timeout": session_end_timeout,
             "initialize_process_timeout": initialize_process_timeout,
+            "entrypoint_shutdown_timeout": entrypoint_shutdown_timeout,
+            "session_close_timeout": session_close_timeout,
             "max_retry": max_retry,
             "ws_url": ws_url or os.environ.get("LIVEKIT_URL", ""),
             "api_key": api_key or os.environ.get("LIVEKIT_API_KEY", ""),
@@ -225,6 +275,12 @@ class AgentServer(IsolatedEmitter[EventTypes]):
         self._agent_name = ""
         self._type = ServerType.ROOM
         self._hooks: dict[str, Callable[..., Any] | None] = {}
+        self._worker_token = os.environ.get("LIVEKIT_WORKER_TOKEN", "")
+        self._deployment = os.environ.get("LIVEKIT_AGENT_DEPLOYMENT", "")
+        self._worker_info = WorkerInfo(http_port=0, cloud_agents=bool(self._worker_token))
+        self._simulation = False
+        self._id = "unregistered"
+        self._run: ServerRun | None = None
 
     @classmethod
     def from_server_options(cls, options: ServerOptions) -> AgentServer:
@@ -275,17 +331,35 @@ class AgentServer(IsolatedEmitter[EventTypes]):
     @property
     def id(self) -> str:
         """The id the server gave, "unregistered" before."""
-        return "unregistered"
+        return self._id
+
+    @property
+    def worker_info(self) -> WorkerInfo:
+        """What is known of the running server."""
+        return self._worker_info
 
     @property
     def active_jobs(self) -> list[RunningJobInfo]:
         """The jobs that run."""
-        return []
+        return self._run.active_jobs if self._run is not None else []
 
     @property
     def draining(self) -> bool:
         """Whether it takes no more jobs."""
-        return False
+        return self._run is not None and self._run.draining
+
+    @property
+    def _job_executor_type(self) -> JobExecutorType:
+        executor_type: JobExecutorType = self._options["job_executor_type"]
+        return executor_type
+
+    @_job_executor_type.setter
+    def _job_executor_type(self, value: JobExecutorType) -> None:
+        self._options["job_executor_type"] = value
+
+    @property
+    def _ws_url(self) -> str:
+        return str(self._options["ws_url"])
 
     def rtc_session(
         self,
@@ -333,31 +407,135 @@ class AgentServer(IsolatedEmitter[EventTypes]):
 
         return register if func is None else register(func)
 
-    def update_options(self, **options: Any) -> None:
-        """Change options before the server runs.
+    def update_options(
+        self,
+        *,
+        ws_url: NotGivenOr[str] = NOT_GIVEN,
+        api_key: NotGivenOr[str] = NOT_GIVEN,
+        api_secret: NotGivenOr[str] = NOT_GIVEN,
+        max_retry: NotGivenOr[int] = NOT_GIVEN,
+        job_executor_type: NotGivenOr[JobExecutorType] = NOT_GIVEN,
+        load_threshold: NotGivenOr[float] = NOT_GIVEN,
+        job_memory_warn_mb: NotGivenOr[float] = NOT_GIVEN,
+        job_memory_limit_mb: NotGivenOr[float] = NOT_GIVEN,
+        drain_timeout: NotGivenOr[int] = NOT_GIVEN,
+        num_idle_processes: NotGivenOr[int] = NOT_GIVEN,
+        shutdown_process_timeout: NotGivenOr[float] = NOT_GIVEN,
+        session_end_timeout: NotGivenOr[float] = NOT_GIVEN,
+        initialize_process_timeout: NotGivenOr[float] = NOT_GIVEN,
+    ) -> None:
+        """Change options before the server runs. For their meaning see the constructor.
 
         Raises:
-            TypeError: For an option that does not exist.
+            RuntimeError: The server runs.
         """
-        unknown = sorted(set(options) - set(self._options))
-        if unknown:
-            raise TypeError(f"unknown server options: {', '.join(unknown)}")
+        options = {name: value for name, value in locals().items() if name != "self"}
+        if self._run is not None:
+            raise RuntimeError("the options of a running AgentServer can't be changed")
         self._options.update({k: v for k, v in options.items() if is_given(v)})
 
     async def run(self, *, devmode: bool = False, unregistered: bool = False) -> None:
-        """Serve jobs.
+        """Serve jobs until `aclose`. The server can be run again after that.
+
+        Args:
+            devmode: Use the defaults for development.
+            unregistered: Don't connect to a LiveKit server: jobs come from `simulate_job` only.
 
         Raises:
-            RuntimeError: Always: this version runs sessions on local audio only. Rooms and jobs
-                need a version with a worker.
+            RuntimeError: There is no entrypoint, or the LiveKit server can't be reached or refuses
+                the worker. Jobs that run go on until `drain` or `aclose`.
+            ValueError: URL, API key or secret are missing.
         """
-        raise RuntimeError(
-            "this version of livekit-agents runs sessions on local audio only, see "
-            "examples/receptionist.py; serving the jobs of a LiveKit server is not part of it yet"
+        if self._run is not None:
+            raise RuntimeError("worker is already running")
+        if self._entrypoint is None:
+            raise RuntimeError(
+                "no entrypoint is registered: decorate a function with @server.rtc_session()"
+            )
+        from ._worker.run import ServerRun
+        from ._worker.settings import RunSettings
+
+        settings = RunSettings.resolve(self, devmode=devmode, unregistered=unregistered)
+        run = self._run = ServerRun(self, settings)
+        try:
+            if await run.start():
+                self.emit("worker_started")
+            await asyncio.shield(run.closed)
+        except BaseException:
+            if not run.closed.done():  # a start that failed, or a cancelled caller
+                await self.aclose()
+            raise
+
+    async def drain(self, timeout: NotGivenOr[int | None] = NOT_GIVEN) -> None:
+        """Take no more jobs, and wait for those that run. Can't be undone.
+
+        Args:
+            timeout: Seconds; None or 0: no limit; `drain_timeout` by default.
+
+        Raises:
+            asyncio.TimeoutError: Some still run after that. They go on.
+        """
+        if self._run is not None:
+            await self._run.drain(timeout if is_given(timeout) else self._options["drain_timeout"])
+
+    async def simulate_job(
+        self,
+        room: str,
+        *,
+        fake_job: bool = False,
+        agent_identity: str | None = None,
+        room_info: models.Room | None = None,
+        token: str | None = None,
+    ) -> None:
+        """Run a job that no server asked for.
+
+        Args:
+            room: Name of the room.
+            fake_job: There is no room: everything about it is mocked.
+            agent_identity: Of the agent in the room.
+            room_info: The room, as the server describes it.
+            token: To join the room with; made from the credentials by default.
+
+        Raises:
+            RuntimeError: The server does not run.
+            ValueError: A real job lacks identity or room.
+        """
+        if self._run is None:
+            raise RuntimeError("the AgentServer does not run: start it with run() first")
+        from ._worker.simulated import simulated_job
+
+        await self._run.launch(
+            simulated_job(
+                self,
+                room,
+                fake_job=fake_job,
+                agent_identity=agent_identity,
+                room_info=room_info,
+                token=token,
+            )
         )
 
+    async def _reload_jobs(self, jobs: list[RunningJobInfo]) -> None:
+        """Take over jobs of a former worker, with tokens that are valid for another hour."""
+        from ._worker.simulated import renewed
+
+        assert self._run is not None, "jobs are reloaded into a running server"
+        for info in jobs:
+            logger.info("reloading job", extra={"job_id": info.job.id, "room": info.job.room.name})
+            await self._run.launch(renewed(info, str(self._options["api_secret"])))
+
     async def aclose(self) -> None:
-        """Stop serving. Nothing to do while nothing is served."""
+        """Stop serving: jobs are ended, and then everything else. Does nothing when nothing runs.
+
+        Bounded: each job has the time that the steps of its end may take, see `JobEndBudgets`.
+        """
+        run = self._run
+        if run is None:
+            return
+        await run.aclose()
+        if self._run is run:
+            self._run = None
+            self._id = "unregistered"
 
 
 def _checked_callable(name: str, value: T) -> T:
@@ -382,6 +560,9 @@ __all__ = [
     "ASSIGNMENT_TIMEOUT",
     "DRAIN_TIMEOUT",
     "HEARTBEAT_INTERVAL",
+    "UPDATE_LOAD_INTERVAL",
+    "UPDATE_STATUS_INTERVAL",
+    "WORKER_PROTOCOL_VERSION",
     "AgentServer",
     "AssignmentTimeoutError",
     "EventTypes",

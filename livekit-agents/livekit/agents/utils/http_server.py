@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 from aiohttp import web
 
@@ -58,13 +59,23 @@ class HttpServer:
         runner = web.AppRunner(self._app, shutdown_timeout=_SHUTDOWN_TIMEOUT)
         await runner.setup()
         try:
-            await web.TCPSite(runner, self._host or None, self._port).start()
+            await web.SockSite(runner, self._bind()).start()
         except BaseException:
             await runner.cleanup()  # nothing is connected yet: immediate
             raise
         self._runner = runner
-        if self._port == 0:
-            self._port = runner.addresses[0][1]
+        self._port = runner.addresses[0][1]
+
+    def _bind(self) -> socket.socket:
+        """One socket, so that there is one port: for IPv4 and IPv6 where the host is left open."""
+        if self._host:
+            family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+            return socket.create_server((self._host, self._port), family=family)
+        if socket.has_dualstack_ipv6():
+            return socket.create_server(
+                ("", self._port), family=socket.AF_INET6, dualstack_ipv6=True
+            )
+        return socket.create_server(("", self._port))
 
     async def aclose(self) -> None:
         """Stop listening and end open requests, in two seconds at most. Idempotent."""

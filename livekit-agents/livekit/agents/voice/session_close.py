@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from ..log import logger
 from ..utils.aio import Deadline, Survivor, wait_until
+from ..utils.aio.task_scope import await_stack
 from ._context import current_function_call, current_speech_handle, inline_owner, speech_task
 from .closing import COMMIT_MARGIN, KILL, ClosePlan, CloseReport, StallWatch, Step, a_few_turns
 from .events import CloseEvent, CloseReason
@@ -43,6 +44,7 @@ class SessionClose:
         self._plan = ClosePlan(self._budgets, self._report)
         loop = asyncio.get_running_loop()
         self._wake: asyncio.Future[None] = loop.create_future()
+        self._no_patience: asyncio.Future[None] = loop.create_future()
         self._graceful = drain
         self._forced_at = None if drain else loop.time()
         self._joined_at: float | None = None
@@ -68,6 +70,21 @@ class SessionClose:
             return
         self._report.escalated, self._report.escalated_by = True, by
         self._turn_forced()
+
+    def cut_short(self, by: str) -> None:
+        """No allowance any more: cut off whatever has not settled. Idempotent."""
+        self.escalate(by)
+        self._budget_spent()
+        if not self._no_patience.done():
+            self._no_patience.set_result(None)
+
+    def held_by(self) -> str:
+        """What the close waits for, in words: tools, speech, and where the close itself stands."""
+        held = self._unsettled("is still running")
+        closing = self._session._closing_task
+        if not held and closing is not None and not closing.done():
+            held = [await_stack(closing)]
+        return "; ".join(held)
 
     def join_draining(self) -> None:
         """Somebody waits in `aclose()`: a drain without progress is cut off after a while."""
@@ -151,7 +168,11 @@ class SessionClose:
             if self._hearing is None:
                 self._force()
             await a_few_turns(unwinding)
-            await wait_until(unwinding, Deadline(self._left(self._budgets.forced_drain)))
+            await asyncio.wait(
+                (unwinding, self._no_patience),
+                timeout=self._left(self._budgets.forced_drain),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
         if unwinding.done():
             self._plan.note("drain", loop.time() - began, "ok")
             return

@@ -69,6 +69,16 @@ class _AsyncDuplex:
         if self._writer.is_closing():  # closed from this side while we waited
             raise DuplexClosed
 
+    def send_soon(self, data: bytes) -> None:
+        """Send a message without waiting, however slow the other end is. Keep messages small.
+
+        Raises:
+            DuplexClosed: the connection ended.
+        """
+        if self._writer.is_closing():
+            raise DuplexClosed
+        self._writer.write(_LENGTH.pack(len(data)) + data)
+
     async def aclose(self) -> None:
         """Close the connection. What was sent before gets a second to leave, then it is dropped."""
         self._writer.close()

@@ -1,0 +1,1 @@
+"""What an `AgentServer` is made of."""

@@ -1,0 +1,68 @@
+"""The event loop of a process or thread of ours: as `asyncio.run`, but ending within a bound."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from ..log import logger
+from ..utils.aio import wait_until
+from .end_steps import describe_survivors
+
+__all__ = ["run_loop"]
+
+_TASKS = 2.0
+"""Seconds that tasks which nobody owns get to end after their cancellation."""
+
+_GENERATORS = 1.0
+"""Seconds for closing asynchronous generators."""
+
+
+def run_loop(
+    main: Callable[[], Coroutine[Any, Any, None]],
+    *,
+    debug: bool = False,
+    name: str,
+    created: Callable[[asyncio.AbstractEventLoop], None] = lambda _: None,
+) -> None:
+    """Run a coroutine on a loop of its own, in the calling thread.
+
+    What is still running after it is cancelled and, if it ignores that, named and left behind.
+    Blocked threads of the default executor are not waited for.
+
+    Args:
+        main: makes the coroutine.
+        debug: of the loop.
+        name: for the monitor of the loop, and logs.
+        created: called with the loop before it runs.
+    """
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    loop.set_debug(debug)
+    loop.slow_callback_duration = 0.1
+    created(loop)
+    try:
+        loop.run_until_complete(main())
+    finally:
+        try:
+            loop.run_until_complete(_end(name))
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+
+
+async def _end(name: str) -> None:
+    from ..utils.aio.task_scope import abandon, is_abandoned
+
+    loop = asyncio.get_running_loop()
+    own = asyncio.current_task()
+    rest = [t for t in asyncio.all_tasks() if t is not own and not is_abandoned(t)]
+    for task in rest:
+        task.cancel()
+    late = await wait_until(rest, _TASKS)
+    describe_survivors(name, [abandon(t, name) for t in late])
+    generators = loop.create_task(loop.shutdown_asyncgens())
+    if await wait_until(generators, _GENERATORS):
+        logger.warning("%s: asynchronous generators could not be closed", name)
+        generators.cancel()

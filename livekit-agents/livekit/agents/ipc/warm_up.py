@@ -1,0 +1,44 @@
+"""Loads what nearly every job needs before there is one, once per process image.
+
+Under the fork server this runs in the server, and the processes share the result.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+
+from ..log import logger
+
+__all__ = ["warm_up"]
+
+_MODULES = (
+    "av",
+    "livekit.rtc",
+    "livekit.api",
+    "livekit.agents.ipc.job_runtime",
+    "livekit.agents.voice.agent_session",
+    "livekit.agents.voice.agent_activity",
+    "livekit.agents.voice.hearing",
+    "livekit.agents.inference.vad",
+)
+_OPTIONAL = ("livekit.agents.voice.room_io", "livekit.agents.ipc.session_end")
+_PRELOAD_ENV = "LIVEKIT_AGENTS_PRELOAD_LOCAL_INFERENCE"
+
+_done = False
+
+
+def warm_up() -> None:
+    """Import. Never raises: whatever fails here fails again where it is needed, and is told there."""
+    global _done
+    if _done:
+        return
+    _done = True
+    modules: tuple[str, ...] = (*_MODULES, *_OPTIONAL)
+    if os.environ.get(_PRELOAD_ENV, "1").lower() in ("0", "false", "no", "off"):
+        modules = tuple(name for name in modules if name != "livekit.agents.inference.vad")
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception:
+            logger.debug("could not load %s ahead of time", name, exc_info=True)
