@@ -615,7 +615,7 @@ class JobContext:
 
 def _console() -> Any:
     """The console that this process runs, if it does."""
-    module = sys.modules.get("livekit.agents.cli.cli")
+    module = sys.modules.get("livekit.agents.cli.console")
     console = module.AgentsConsole.get_instance() if module is not None else None
     return console if console is not None and console.enabled else None
 

@@ -88,6 +88,11 @@ class ServerRun:
         self._starting.result()
         return self._closing is None
 
+    @property
+    def started(self) -> bool:
+        """Whether everything has started."""
+        return self._starting is not None and self._starting.done()
+
     async def _start(self) -> None:
         settings = self.settings
         settings.export()
