@@ -214,8 +214,9 @@ def _serve(server: AgentServer, args: CliArgs) -> int:
     setup_logging(args.log_level, devmode=args.dev, console=False)
     if args.cli_addr is None:
         return run_worker(server, args)
-    from .watcher import WatchClient
+    from .watcher import WatchClient, follow_watcher
 
+    follow_watcher()
     client = WatchClient(server, args.cli_addr)
     server.once("worker_started", client.start)
     return run_worker(server, args)
@@ -234,7 +235,11 @@ def _check_credentials(server: AgentServer, args: CliArgs) -> None:
         for option, variable, given in (
             ("--url", "LIVEKIT_URL", args.url or server._ws_url),
             ("--api-key", "LIVEKIT_API_KEY", args.api_key or server._options["api_key"]),
-            ("--api-secret", "LIVEKIT_API_SECRET", args.api_secret or server._options["api_secret"]),
+            (
+                "--api-secret",
+                "LIVEKIT_API_SECRET",
+                args.api_secret or server._options["api_secret"],
+            ),
         )
         if not given
     ]

@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 if TYPE_CHECKING:
     from ..voice import AgentSession, io
 
 __all__ = ["AgentsConsole", "ConsoleMode"]
+
+T = TypeVar("T")
 
 ConsoleMode = Literal["text", "audio"]
 
@@ -135,7 +137,7 @@ class AgentsConsole:
         session.output.transcription = self._text_output if talking else None
 
 
-def _acquired(value: Any) -> Any:
+def _acquired(value: T | None) -> T:
     if value is None:
         raise RuntimeError("no session has the console's I/O yet")
     return value

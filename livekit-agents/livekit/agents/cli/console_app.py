@@ -177,9 +177,7 @@ class _TextFront(_Front):
         self._scope.spawn(self._converse(session, lines), name="typed conversation")
         LineReader(put, lambda: put(None)).start()
 
-    async def _converse(
-        self, session: AgentSession[Any], lines: asyncio.Queue[str | None]
-    ) -> None:
+    async def _converse(self, session: AgentSession[Any], lines: asyncio.Queue[str | None]) -> None:
         try:
             while (line := await lines.get()) is not None and line.strip():
                 try:
@@ -203,7 +201,9 @@ class _FileFront(_Front):
         from ..voice import TranscriptSynchronizer
 
         # what is cut off is remembered as far as it was heard
-        sync = TranscriptSynchronizer(next_in_chain_audio=self._line.output, next_in_chain_text=None)
+        sync = TranscriptSynchronizer(
+            next_in_chain_audio=self._line.output, next_in_chain_text=None
+        )
         console._audio_input = self._line.input
         console._audio_output = sync.audio_output
         console._text_output = sync.text_output

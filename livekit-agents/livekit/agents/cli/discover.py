@@ -54,9 +54,7 @@ def get_default_path() -> Path:
         path = Path(name)
         if path.is_file():
             return path
-    raise CLIError(
-        f"no agent found: name its file, or call it one of {', '.join(_DEFAULT_PATHS)}"
-    )
+    raise CLIError(f"no agent found: name its file, or call it one of {', '.join(_DEFAULT_PATHS)}")
 
 
 def get_module_data_from_path(path: Path) -> ModuleData:

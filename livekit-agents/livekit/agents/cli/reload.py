@@ -19,7 +19,7 @@ from ..ipc.process_tree import kill_tree
 from ..utils.aio import TaskScope, wait_until
 from .errors import CLIError
 from .signals import HANDLED_SIGNALS
-from .watcher import read_message, write_message
+from .watcher import WATCHER_PID, read_message, write_message
 
 __all__ = ["run_with_reload"]
 
@@ -81,7 +81,9 @@ class _Reloader:
                 return status.result()
             if status.done():
                 if not next_change.done():
-                    print("the agent has ended; it starts again when a file changes", file=sys.stderr)
+                    print(
+                        "the agent has ended; it starts again when a file changes", file=sys.stderr
+                    )
                     leave = self._scope.spawn(self._leave.wait(), name="wait for a signal")
                     await asyncio.wait((next_change, leave), return_when=asyncio.FIRST_COMPLETED)
                 if self._leave.is_set():
@@ -89,8 +91,8 @@ class _Reloader:
             changed = next_change.result()
             if changed is None:
                 return status.result() if status.done() else 0
-            names = ", ".join(sorted({os.path.relpath(path, root) for _, path in changed}))
-            print(f"{names} changed, restarting", file=sys.stderr)
+            names = sorted({path.removeprefix(f"{root}{os.sep}") for _, path in changed})
+            print(f"{', '.join(names)} changed, restarting", file=sys.stderr)
             await self._stop(status)
             status = self._start(address)
             next_change = self._scope.spawn(_next(changes), name="watch files")
@@ -100,7 +102,7 @@ class _Reloader:
         self._agent = subprocess.Popen(
             command,
             start_new_session=True,
-            env={**os.environ, "LIVEKIT_AGENTS_WATCHER_PID": str(os.getpid())},
+            env={**os.environ, WATCHER_PID: str(os.getpid())},
         )
         return self._scope.spawn(self._wait(self._agent), name="agent")
 

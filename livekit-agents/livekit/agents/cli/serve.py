@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -24,6 +24,12 @@ __all__ = ["exit_now", "run_worker"]
 
 _CLOSE_MARGIN = 30.0
 """Seconds for closing a server beyond what its jobs may take."""
+
+_THREAD_END = 0.25
+"""Seconds that a thread gets to end by itself at the end of the process."""
+
+_ATEXIT = 5.0
+"""Seconds for functions registered with `atexit`."""
 
 Beside = Callable[[AgentServer], Coroutine[Any, Any, None]]
 
@@ -53,23 +59,21 @@ class _WorkerRun:
         loop = asyncio.get_running_loop()
         leave = asyncio.Event()
         with ExitSignals(loop, leave.set):
-            ends = [self._scope.spawn(leave.wait(), name="wait for a signal")]
+            ends: list[asyncio.Task[Any]] = [
+                self._scope.spawn(leave.wait(), name="wait for a signal")
+            ]
             serving = self._scope.spawn(
                 self._server.run(devmode=self._devmode, unregistered=self._unregistered),
                 name="agent server",
                 log_errors=False,
             )
-            ends.append(serving)  # type: ignore[arg-type]
+            ends.append(serving)
             if self._beside is not None:
-                ends.append(self._scope.spawn(self._run_beside(self._beside), name="beside"))
+                ends.append(self._scope.spawn(self._beside(self._server), name="beside"))
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if serving.done() and not serving.cancelled() and serving.exception() is not None:
                 self._tell(serving.exception())
             await self._end()
-
-    async def _run_beside(self, beside: Beside) -> bool:
-        await beside(self._server)
-        return True
 
     async def _end(self) -> None:
         if self._drain:
@@ -176,17 +180,21 @@ def exit_now(code: int) -> None:
 
 
 def exit_process(code: int) -> None:
-    """End this process: as usual, or at once when a thread would keep it. Does not return."""
-    deadline = time.monotonic() + 1.0
+    """End this process, within seconds. Does not return.
+
+    Functions registered with `atexit` run; threads that are left are named and not waited for: they
+    may hang in somebody's blocking call, and native libraries crash when the interpreter is taken
+    apart under a thread of theirs.
+    """
     for thread in threading.enumerate():
         if thread is threading.current_thread() or thread.daemon:
             continue
         if thread.name.startswith("asyncio_"):
-            continue  # of the default executor; judged below
-        thread.join(max(0.0, deadline - time.monotonic()))
+            continue  # of the default executor: mostly idle
+        thread.join(_THREAD_END)
         if thread.is_alive():
             logger.warning("thread %s does not end, exiting without it", thread.name)
-            exit_now(code)
-    if any(t.name.startswith("asyncio_") for t in threading.enumerate()):
-        exit_now(code)  # they may hang in somebody's blocking call
-    sys.exit(code)
+    last = threading.Thread(target=atexit._run_exitfuncs, daemon=True)
+    last.start()
+    last.join(_ATEXIT)
+    exit_now(code)

@@ -28,7 +28,7 @@ _PREBUFFER = int(0.3 * SAMPLE_RATE) * 2
 
 def _sounddevice() -> Any:
     try:
-        import sounddevice
+        import sounddevice  # type: ignore[import-untyped,unused-ignore]
     except ModuleNotFoundError:
         raise CLIError(
             "talking through the sound card needs sounddevice (pip install sounddevice); "

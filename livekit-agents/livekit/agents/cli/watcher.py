@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import struct
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from ..log import logger
@@ -31,6 +35,23 @@ async def write_message(writer: asyncio.StreamWriter, message: Any) -> None:
     data = message.SerializeToString()
     writer.write(_LENGTH.pack(len(data)) + data)
     await writer.drain()
+
+
+WATCHER_PID = "LIVEKIT_AGENTS_WATCHER_PID"
+"""Environment variable: the process that watches the files, and without which we are of no use."""
+
+
+def follow_watcher() -> None:
+    """End this process, as SIGTERM does, when the one that watches the files is gone."""
+    watcher = os.environ.get(WATCHER_PID, "")
+    if watcher == str(os.getppid()):
+        threading.Thread(target=_follow, args=(int(watcher),), daemon=True).start()
+
+
+def _follow(watcher: int) -> None:
+    while os.getppid() == watcher:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class WatchClient:
@@ -75,9 +96,7 @@ class WatchClient:
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         from livekit.protocol.agent_pb import agent_dev
 
-        hello = agent_dev.ServerInfo(
-            agent_name=self._worker._agent_name, url=self._worker._ws_url
-        )
+        hello = agent_dev.ServerInfo(agent_name=self._worker._agent_name, url=self._worker._ws_url)
         await write_message(writer, agent_dev.AgentDevMessage(server_info=hello))
         request = agent_dev.GetRunningAgentJobsRequest()
         await write_message(writer, agent_dev.AgentDevMessage(get_running_jobs_request=request))

@@ -112,7 +112,9 @@ async def _start(session: AgentSession[Any], request: StartRequest) -> None:
     _resolve_recording(session, request)
     session._agent = session._current_agent = request.agent
     session._state.begin()
-    if is_given(request.room):
+    if _in_console(session):
+        await session._handoffs.switch(request.agent)
+    elif is_given(request.room):
         from . import session_room
 
         await session_room.join(session, request.room, request)
@@ -133,6 +135,20 @@ async def _start(session: AgentSession[Any], request: StartRequest) -> None:
             "output_transcription": repr(session.output.transcription),
         },
     )
+
+
+def _in_console(session: AgentSession[Any]) -> bool:
+    """Whether this process is a console, whose I/O takes the place of a room's.
+
+    The first session gets it.
+    """
+    module = sys.modules.get("livekit.agents.cli.console")
+    console = module.AgentsConsole.get_instance() if module is not None else None
+    if console is None or not console.enabled:
+        return False
+    if not console.io_acquired:
+        console.acquire_io(loop=asyncio.get_running_loop(), session=session)
+    return True
 
 
 def _resolve_recording(session: AgentSession[Any], request: StartRequest) -> None:
