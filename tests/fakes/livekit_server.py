@@ -177,7 +177,11 @@ class FakeLiveKitServer:
         if self.assign and message.availability.available:
             job = self._jobs[message.availability.job_id]
             await worker.send(
-                agent.ServerMessage(assignment=agent.JobAssignment(job=job, token="token"))
+                agent.ServerMessage(
+                    assignment=agent.JobAssignment(
+                        job=job, token=jwt.encode({"sub": "agent"}, API_SECRET, algorithm="HS256")
+                    )
+                )
             )
         await self._tell()
 

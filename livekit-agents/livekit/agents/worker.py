@@ -521,8 +521,12 @@ class AgentServer(IsolatedEmitter[EventTypes]):
 
         assert self._run is not None, "jobs are reloaded into a running server"
         for info in jobs:
-            logger.info("reloading job", extra={"job_id": info.job.id, "room": info.job.room.name})
-            await self._run.launch(renewed(info, str(self._options["api_secret"])))
+            extra = {"job_id": info.job.id, "room": info.job.room.name}
+            logger.info("reloading job", extra=extra)
+            try:
+                await self._run.launch(renewed(info, str(self._options["api_secret"])))
+            except Exception:
+                logger.exception("the job can't be taken over", extra=extra)
 
     async def aclose(self) -> None:
         """Stop serving: jobs are ended, and then everything else. Does nothing when nothing runs.

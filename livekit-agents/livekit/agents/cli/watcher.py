@@ -105,10 +105,7 @@ class WatchClient:
             kind = message.WhichOneof("message")
             if kind == "get_running_jobs_response":
                 jobs = [running_job_from_proto(j) for j in message.get_running_jobs_response.jobs]
-                try:
-                    await self._worker._reload_jobs(jobs)
-                except RuntimeError:
-                    logger.exception("the jobs can't be taken over")
+                await self._worker._reload_jobs(jobs)
             elif kind == "get_running_jobs_request":
                 jobs_now = [running_job_to_proto(job) for job in self._worker.active_jobs]
                 response = agent_dev.GetRunningAgentJobsResponse(jobs=jobs_now)

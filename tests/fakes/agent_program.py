@@ -1,0 +1,29 @@
+"""An agent's file, for tests of the command line: the agents of `fakes.worker`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from fakes.llm import FakeLLM
+from fakes.worker import make_server, scripted
+from livekit.agents import Agent, AgentSession, JobContext, cli
+
+server = make_server()
+
+
+async def talk(ctx: JobContext) -> None:
+    """A session that greets and answers."""
+    session = AgentSession(llm=FakeLLM(default="How do you do?"))
+    await session.start(agent=Agent(instructions="Be polite."), room=ctx.room)
+
+
+if os.environ.get("AGENT") == "talk":
+    server._entrypoint = talk
+assert scripted
+
+if __name__ == "__main__":
+    cli.run_app(server)
