@@ -16,6 +16,8 @@ from .events import (
 from .hearing.hooks import EndOfTurnInfo, PreemptiveGenerationInfo
 
 if TYPE_CHECKING:
+    from livekit import rtc
+
     from ..inference import OverlappingSpeechEvent
     from ..llm import LLM
     from ..stt import SpeechEvent
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from .hearing.user_turns import UserTurns
     from .realtime_link import RealtimeLink
     from .replies import Replies
+    from .scheduling import SpeechScheduler
     from .turn import TurnDetectionMode
 
 
@@ -40,6 +43,9 @@ class ActivityRecognitionHooks(RecognitionHooks):
         user_turns: UserTurns
         replies: Replies
         recognition: AudioRecognition | None
+        scheduler: SpeechScheduler
+        _started: bool
+        _silence: rtc.AudioFrame | None
         realtime: RealtimeLink | None
         _turn_detection: TurnDetectionMode | None
 
@@ -58,6 +64,48 @@ class ActivityRecognitionHooks(RecognitionHooks):
     @interruption_by_audio_activity_enabled.setter
     def interruption_by_audio_activity_enabled(self, enabled: bool) -> None:
         self._audio_may_interrupt = enabled
+
+    # -- audio in -------------------------------------------------------------------------------
+
+    def push_audio(self, frame: rtc.AudioFrame) -> None:
+        """One frame of the user's audio, any rate. Dropped before the start."""
+        if not self._started or self.recognition is None:
+            return
+        heard = self._silenced(frame) if self._must_not_listen() else frame
+        self.recognition.push_audio(frame, heard)
+        if self.realtime is not None:
+            self.realtime.push_audio(heard)
+
+    def _must_not_listen(self) -> bool:
+        """Whether models get silence: the echo canceller still learns, or nobody may interrupt."""
+        if self._session._aec_warmup_active:
+            return True
+        speech = self.scheduler.current_speech
+        return (
+            speech is not None
+            and not speech.allow_interruptions
+            and not speech.interrupted
+            and not speech.done()
+            and self._session.options.interruption["discard_audio_if_uninterruptible"]
+        )
+
+    def _silenced(self, frame: rtc.AudioFrame) -> rtc.AudioFrame:
+        from ..utils.audio import silence_frame_like
+
+        silence = self._silence
+        if (
+            silence is None
+            or silence.samples_per_channel != frame.samples_per_channel
+            or silence.sample_rate != frame.sample_rate
+            or silence.num_channels != frame.num_channels
+        ):
+            silence = self._silence = silence_frame_like(frame)
+        return silence
+
+    def push_video(self, frame: rtc.VideoFrame) -> None:
+        """One frame of the user's video, for a realtime model. Dropped otherwise."""
+        if self._started and self.realtime is not None:
+            self.realtime.push_video(frame)
 
     # -- the user's voice -------------------------------------------------------------------------
 

@@ -11,9 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..llm import (
-    LLM,
-    AgentConfigUpdate,
-    ChatContext,
     ChatItem,
     RealtimeSession,
     Tool,
@@ -22,7 +19,6 @@ from ..llm import (
 )
 from ..log import logger
 from ..types import NOT_GIVEN, NotGivenOr
-from ..utils import is_given
 from ..utils.aio import TaskScope
 from . import activity_wiring as wiring
 from ._context import (
@@ -34,6 +30,7 @@ from ._context import (
     inline_owner,
     on_enter_marker,
 )
+from .activity_changes import ActivityChanges
 from .activity_hooks import ActivityRecognitionHooks
 from .activity_models import ActivityModels
 from .closing import Step
@@ -58,7 +55,7 @@ class ActivityClosedError(Exception):
     """The activity, or its session, is closing: there is nothing left to wait for."""
 
 
-class AgentActivity(ActivityRecognitionHooks, ActivityModels):
+class AgentActivity(ActivityChanges, ActivityRecognitionHooks, ActivityModels):
     """One run of one agent inside a session."""
 
     def __init__(self, agent: Agent, sess: AgentSession[Any]) -> None:
@@ -509,158 +506,6 @@ class AgentActivity(ActivityRecognitionHooks, ActivityModels):
         """The playout of a step is over: a false-interruption pause of it ends, too."""
         self.barge_in.release(handle)
         self._session._idle.changed()
-
-    # -- audio in -------------------------------------------------------------------------------
-
-    def push_audio(self, frame: rtc.AudioFrame) -> None:
-        """One frame of the user's audio, any rate. Dropped before the start."""
-        if not self._started or self.recognition is None:
-            return
-        heard = self._silenced(frame) if self._must_not_listen() else frame
-        self.recognition.push_audio(frame, heard)
-        if self.realtime is not None:
-            self.realtime.push_audio(heard)
-
-    def _must_not_listen(self) -> bool:
-        """Whether models get silence: the echo canceller still learns, or nobody may interrupt."""
-        if self._session._aec_warmup_active:
-            return True
-        speech = self.scheduler.current_speech
-        return (
-            speech is not None
-            and not speech.allow_interruptions
-            and not speech.interrupted
-            and not speech.done()
-            and self._session.options.interruption["discard_audio_if_uninterruptible"]
-        )
-
-    def _silenced(self, frame: rtc.AudioFrame) -> rtc.AudioFrame:
-        from ..utils.audio import silence_frame_like
-
-        silence = self._silence
-        if (
-            silence is None
-            or silence.samples_per_channel != frame.samples_per_channel
-            or silence.sample_rate != frame.sample_rate
-            or silence.num_channels != frame.num_channels
-        ):
-            silence = self._silence = silence_frame_like(frame)
-        return silence
-
-    def push_video(self, frame: rtc.VideoFrame) -> None:
-        """One frame of the user's video, for a realtime model. Dropped otherwise."""
-        if self._started and self.realtime is not None:
-            self.realtime.push_video(frame)
-
-    # -- changes while running ------------------------------------------------------------------
-
-    def swap_models(
-        self,
-        *,
-        stt: NotGivenOr[Any],
-        vad: NotGivenOr[Any],
-        llm: NotGivenOr[Any],
-        tts: NotGivenOr[Any],
-    ) -> None:
-        """Swap models of the running activity. See `Agent.update_options`."""
-        wiring.check_swap(self, vad=vad, llm=llm)
-        agent = self._agent
-        for name, value in (("_stt", stt), ("_vad", vad), ("_llm", llm), ("_tts", tts)):
-            if is_given(value):
-                setattr(agent, name, value)
-        wiring.apply_swap(self, stt=is_given(stt), vad=is_given(vad))
-
-    async def update_instructions(self, instructions: Any) -> None:
-        """See `Agent.update_instructions`."""
-        self._agent._instructions = instructions
-        self._record_config(AgentConfigUpdate(instructions=str(instructions)))
-        if self.realtime is not None:
-            from .replies.realtime import spoken
-
-            await self.realtime.guard.update(
-                self.realtime.session.update_instructions(spoken(instructions))
-            )
-        else:
-            wiring.put_instructions(self)
-
-    async def update_tools(self, tools: list[Tool | Toolset]) -> None:
-        """See `Agent.update_tools`."""
-        before = set(ToolContext(self._agent._tools).function_tools)
-        await wiring.change_toolsets(self, tools)
-        self._agent._tools = tools
-        after = set(ToolContext(tools).function_tools)
-        if before != after:
-            self._record_config(
-                AgentConfigUpdate(
-                    tools_added=sorted(after - before), tools_removed=sorted(before - after)
-                )
-            )
-        if self.realtime is not None:
-            available = self.tool_context().flatten()
-            await self.realtime.guard.update(self.realtime.session.update_tools(available))
-        if isinstance(self.llm, LLM):
-            await self.update_chat_ctx(self._agent._chat_ctx)
-
-    async def update_chat_ctx(
-        self, chat_ctx: ChatContext, *, exclude_invalid_function_calls: bool = True
-    ) -> None:
-        """See `Agent.update_chat_ctx`."""
-        new = chat_ctx.copy(tools=self.tools) if exclude_invalid_function_calls else chat_ctx.copy()
-        self._agent._chat_ctx = new
-        if self.realtime is not None:
-            await self.realtime.replace_context(new)
-        else:
-            wiring.put_instructions(self)
-
-    def _record_config(self, update: AgentConfigUpdate) -> None:
-        self._agent._chat_ctx.insert(update)
-        self._session._history.insert(update)
-
-    def update_options(
-        self,
-        *,
-        tool_choice: NotGivenOr[Any] = NOT_GIVEN,
-        endpointing_opts: NotGivenOr[Any] = NOT_GIVEN,
-        turn_detection: NotGivenOr[Any] = NOT_GIVEN,
-        min_endpointing_delay: NotGivenOr[float] = NOT_GIVEN,
-        max_endpointing_delay: NotGivenOr[float] = NOT_GIVEN,
-    ) -> None:
-        """Change the running activity: tool choice, endpointing, turn detection."""
-        if is_given(tool_choice):
-            self.tool_choice = tool_choice
-            if self.realtime is not None:
-                self.realtime.set_tool_choice(tool_choice)
-        wiring.update_hearing(
-            self, endpointing_opts, turn_detection, min_endpointing_delay, max_endpointing_delay
-        )
-
-    def clear_user_turn(self) -> None:
-        """Drop what the user has said in the pending turn."""
-        if self.recognition is not None:
-            self.recognition.clear_user_turn()
-        self.replies.user_stopped(None)
-        if self.realtime is not None:
-            self.realtime.clear_audio()
-
-    def commit_user_turn(
-        self, *, transcript_timeout: float, stt_flush_duration: float, skip_reply: bool = False
-    ) -> asyncio.Future[str]:
-        """End the user's turn now. See `AgentSession.commit_user_turn`."""
-        if self.realtime is not None:
-            self.realtime.commit_audio()
-            if not skip_reply:
-                self._session.generate_reply(input_modality="audio")
-                skip_reply = True
-        if self.recognition is None:
-            nothing: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-            nothing.set_result("")
-            return nothing
-        return self.recognition.commit_user_turn(
-            transcript_timeout=transcript_timeout,
-            stt_flush_duration=stt_flush_duration,
-            skip_reply=skip_reply,
-            audio_detached=not self._session._hears,
-        )
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "draining" if self._draining else "on duty"
