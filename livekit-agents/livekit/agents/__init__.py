@@ -96,6 +96,12 @@ if TYPE_CHECKING:
         io,
         room_io,
     )
+    from .voice.background_audio import (
+        AudioConfig,
+        BackgroundAudioPlayer,
+        BuiltinAudioClip,
+        PlayHandle,
+    )
     from .voice.room_io import RoomInputOptions, RoomIO, RoomOutputOptions
     from .voice.run_result import (
         AgentHandoffEvent,
@@ -143,8 +149,11 @@ __all__ = [
     "AgentStateChangedEvent",
     "AgentTask",
     "AssignmentTimeoutError",
+    "AudioConfig",
     "AudioRecognition",
     "AutoSubscribe",
+    "BackgroundAudioPlayer",
+    "BuiltinAudioClip",
     "ChatContent",
     "ChatContext",
     "ChatItem",
@@ -181,6 +190,7 @@ __all__ = [
     "NonverbalOptions",
     "NotGiven",
     "NotGivenOr",
+    "PlayHandle",
     "Plugin",
     "PreemptiveGenerationOptions",
     "ProviderTool",
@@ -316,6 +326,10 @@ if not TYPE_CHECKING:  # a type checker shall know the names above and no others
             "UserStateChangedEvent": ".voice",
             "UserTranscriptionTimeoutEvent": ".voice",
             "UserTurnExceededEvent": ".voice",
+            "AudioConfig": ".voice.background_audio",
+            "BackgroundAudioPlayer": ".voice.background_audio",
+            "BuiltinAudioClip": ".voice.background_audio",
+            "PlayHandle": ".voice.background_audio",
             "RoomIO": ".voice.room_io",
             "RoomInputOptions": ".voice.room_io",
             "RoomOutputOptions": ".voice.room_io",
