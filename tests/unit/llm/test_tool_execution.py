@@ -87,7 +87,9 @@ def circular() -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    "value", [b"bytes", object(), [object()], {(1, 2): 3}, Point, circular()], ids=repr
+    "value",
+    [b"bytes", object(), [object()], {(1, 2): 3}, Point, circular()],
+    ids=["bytes", "an object", "a list of objects", "a tuple as key", "a class", "a circle"],
 )
 def test_what_cannot_be_shown_is_an_error(value: Any) -> None:
     assert shown(outcome(value)) == ("the tool returned an invalid output", True, True)
