@@ -12,15 +12,15 @@ SURVIVOR = "SURVIVOR"
 
 
 class Parking:
-    """Code calls `at(place)` everywhere; at one place it gets stuck.
+    """Code calls `at(place)` everywhere; at some places it gets stuck.
 
     Args:
-        place: Where.
+        place: Where; a tuple for several places.
         how: One of `WAYS`.
     """
 
-    def __init__(self, place: str, how: str) -> None:
-        self.place = place
+    def __init__(self, place: str | tuple[str, ...], how: str) -> None:
+        self.places = (place,) if isinstance(place, str) else place
         self.how = how
         self.reached = asyncio.Event()
         self.over = False
@@ -36,7 +36,7 @@ class Parking:
 
     async def at(self, place: str) -> bool:
         """Get stuck, if this is the place. True for code that goes on although it was given up."""
-        if not self._is(place):
+        if not self.stuck_at(place):
             return False
         task = asyncio.current_task()
         assert task is not None
@@ -46,7 +46,7 @@ class Parking:
 
     def at_sync(self, place: str) -> Any:
         """The same in a method that is not a coroutine: broken at once, or an awaitable that parks."""
-        if not self._is(place):
+        if not self.stuck_at(place):
             return None
         if self.how == RAISES:
             raise RuntimeError(f"{place} is broken")
@@ -54,15 +54,16 @@ class Parking:
 
     def at_in_thread(self, place: str) -> bool:
         """The same in code that runs in a worker thread."""
-        if self.place != place or self.over:
+        if place not in self.places or self.over:
             return False
         self._threads.append(threading.current_thread())
         self._loop.call_soon_threadsafe(self.reached.set)
         self._thread_released.wait(60)
         return True
 
-    def _is(self, place: str) -> bool:
-        if self.place != place or self.over:
+    def stuck_at(self, place: str) -> bool:
+        """Whether this is the place; it counts as reached then."""
+        if place not in self.places or self.over:
             return False
         self.reached.set()
         return True
@@ -94,7 +95,7 @@ class Parking:
         try:
             await asyncio.get_running_loop().create_future()
         except asyncio.CancelledError:
-            raise RuntimeError(f"{self.place} broke when it was cancelled") from None
+            raise RuntimeError(f"{self.places[0]} broke when it was cancelled") from None
 
     async def block_a_thread(self) -> None:
         await asyncio.to_thread(self._thread_released.wait, 60)

@@ -299,8 +299,7 @@ class TapeSpeaker(Speaker):
 
     def _finish(self, interrupted: bool) -> None:
         self._tape.append((self._frames, self._position()))
-        if self.parking.place == "sink's playout" and not self.parking.over:
-            self.parking.reached.set()
+        if self.parking.stuck_at("sink's playout"):
             self._disarm()
             self._playing_since = None
             return
@@ -459,7 +458,7 @@ class Stuck(Agent):
 
     async def on_enter(self) -> None:
         await self._hook("on_enter")
-        if self.scene.parking.place == "on_enter's inline task":
+        if "on_enter's inline task" in self.scene.parking.places:
             self.scene.parking.reached.set()
             await Ask(self.scene)
 
@@ -618,7 +617,13 @@ class Scene:
     """
 
     def __init__(
-        self, place: str, how: str, *, realtime: bool = False, farewell: str = "", **options: Any
+        self,
+        place: str | tuple[str, ...],
+        how: str,
+        *,
+        realtime: bool = False,
+        farewell: str = "",
+        **options: Any,
     ) -> None:
         self.parking = parking = Parking(place, how)
         self.farewell = farewell

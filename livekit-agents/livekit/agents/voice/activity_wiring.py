@@ -321,7 +321,8 @@ def toolset_steps(activity: AgentActivity) -> list[Step]:
 
 def end_steps(activity: AgentActivity) -> list[Step]:
     """End tasks and timers that are left of the activity itself."""
-    budget = activity.session.options.teardown_timeout / 2
+    cut_off = activity.scheduler.was_cut_off
+    budget = KILL / 2 if cut_off else activity.session.options.teardown_timeout / 2
     return [
         Step("paused speech", activity.barge_in.aclose),
         Step("speech tasks", lambda: activity.scheduler.aclose(budget)),

@@ -374,6 +374,23 @@ class AgentActivity(ActivityChanges, ActivityRecognitionHooks, ActivityModels):
         self.barge_in.on_closing()
         self.replies.drop_preemptive()
 
+    def force_end(self) -> None:
+        """Interrupt all speech and cancel the tools that may be: what is left gets an allowance."""
+        for executor in self.tool_executors:
+            executor.cancel_cancellable()
+        try:
+            self.interrupt(force=True)
+        finally:
+            for handle in self.scheduler.live_handles():
+                handle._disarm_interruption_timeout()
+
+    def unsettled(self, what: str) -> list[str]:
+        """Phrases naming what a drain still waits for: tools first, they are the usual culprits."""
+        tools = [tool for executor in self.tool_executors for tool in executor.unfinished()]
+        waiting = [str(tool) for tool in tools]
+        waiting += [task.get_name() for task in self.scheduler.unsettled()]
+        return [f"{name} {what}" for name in waiting]
+
     def hearing_steps(self) -> list[Any]:
         """Steps that end listening: STT, VAD and detectors. They need no lock."""
         return wiring.hearing_steps(self)

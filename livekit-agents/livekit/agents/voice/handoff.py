@@ -271,7 +271,13 @@ class Handoffs:
         call = InlineCall(task, parent, owner, handle, asyncio.get_running_loop().create_future())
         self.stack.append(call)
         suspended: Any = None
-        guard: asyncio.Future[None] | None = None
+        guards: list[asyncio.Future[None]] = []
+
+        def keep_run_open(_: object) -> None:
+            run = self._session._global_run_state
+            if run is not None and not run.done():
+                guards.append(run._guard())
+
         try:
             if not await self._enter(call) and not task.done():
                 task.complete(
@@ -282,11 +288,13 @@ class Handoffs:
             run = self._session._global_run_state
             if run is not None and not task.done():
                 suspended = run._suspend(call)  # it may end while the task waits for the user
-            await asyncio.wait((task._fut,))
-            run = self._session._global_run_state
-            if run is not None and not run.done():
-                guard = run._guard()  # and not before the parent goes on
+            if task.done():
+                keep_run_open(task)
+            else:  # called before the end of the hook that completes the task can end the run
+                task._fut.add_done_callback(keep_run_open)
+                await asyncio.wait((task._fut,))
         except BaseException as error:
+            task._fut.remove_done_callback(keep_run_open)
             if not task.done():
                 logger.error(
                     "The asyncio.Task finished before %s was completed.", type(task).__name__
@@ -307,8 +315,9 @@ class Handoffs:
                 run = self._session._global_run_state
                 if run is not None and suspended is not None:
                     run._resume(suspended)
-                if guard is not None and not guard.done():
-                    guard.set_result(None)
+                for guard in guards:
+                    if not guard.done():
+                        guard.set_result(None)
         return task._fut.result()
 
     async def _enter(self, call: InlineCall) -> bool:
@@ -440,14 +449,11 @@ def _warn_if_calls_get_lost(task: AgentTask[Any], parent: AgentActivity) -> None
 
 
 def _cut_short(leaving: AgentActivity, cap: float) -> None:
-    tools = [tool for executor in leaving.tool_executors for tool in executor.unfinished()]
-    names = [f'tool "{tool.call.name}" (call {tool.call.call_id})' for tool in tools]
-    names += [task.get_name() for task in leaving.scheduler.unsettled()]
     logger.warning(
-        "%s has not handed over within drain_timeout (%g s) and is cut off, waiting for: %s",
+        "%s has not handed over within drain_timeout (%g s) and is cut off: %s",
         leaving.agent.id,
         cap,
-        "; ".join(names) or "its teardown",
+        "; ".join(leaving.unsettled("did not end in time")) or "its teardown",
     )
     leaving.cut_off()
 

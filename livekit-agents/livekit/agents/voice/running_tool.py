@@ -46,6 +46,9 @@ class RunningTool:
         self.reply: asyncio.Future[None] | None = None
         """The deferred reply to its last report, if one is wanted."""
 
+    def __str__(self) -> str:
+        return f'tool "{self.call.name}" (call {self.call.call_id})'
+
     @property
     def cancellable(self) -> bool:
         """Whether it may be cancelled at any time."""

@@ -20,13 +20,21 @@ from ..log import logger
 from ..utils.aio import Deadline, Survivor, wait_until
 from ..utils.aio.task_scope import await_stack
 from ._context import current_function_call, current_speech_handle, inline_owner, speech_task
-from .closing import COMMIT_MARGIN, KILL, ClosePlan, CloseReport, StallWatch, Step, a_few_turns
+from .closing import (
+    COMMIT_MARGIN,
+    KILL,
+    STALL,
+    ClosePlan,
+    CloseReport,
+    StallWatch,
+    Step,
+    a_few_turns,
+)
 from .events import CloseEvent, CloseReason
 
 if TYPE_CHECKING:
     from .agent_activity import AgentActivity
     from .agent_session import AgentSession
-    from .running_tool import RunningTool
     from .tool_executor import ToolExecutor
 
 
@@ -186,12 +194,10 @@ class SessionClose:
         """Interrupt all speech, cancel what may be cancelled, and end listening beside it."""
         session = self._session
         session._handoffs.cancel_transition()
-        for executor in self._session._tool_executors():
+        for executor in session._shared_executors():
             executor.cancel_cancellable()
         for activity in self._activities:
-            self._plan.attempt("interrupt", lambda a=activity: a.interrupt(force=True))  # type: ignore[misc]
-            for handle in activity.scheduler.live_handles():
-                handle._disarm_interruption_timeout()
+            self._plan.attempt("interrupt", activity.force_end)
         self._hearing = self._plan.beside(self._end_hearing(), "hearing")
 
     async def _unwind(self) -> None:
@@ -233,11 +239,11 @@ class SessionClose:
         watch = StallWatch(started)
         while self._graceful and not unwinding.done():
             progress = self._session._progress.last
-            warn_at = watch.due_at(progress)
-            cut_at = self._cut_graceful_at(started, progress)
+            look_at = loop.time() + STALL  # progress comes without a signal
+            next_at = min(look_at, watch.due_at(progress), self._cut_graceful_at(started, progress))
             await asyncio.wait(
                 (unwinding, self._wake),
-                timeout=max(0.0, min(warn_at, cut_at) - loop.time()),
+                timeout=max(0.0, next_at - loop.time()),
                 return_when=asyncio.FIRST_COMPLETED,
             )
             if self._wake.done() and self._graceful:
@@ -384,17 +390,11 @@ class SessionClose:
     def _unsettled(self, what: str) -> list[str]:
         """Phrases naming what a drain waits for: tools first, they are the usual culprits."""
         names: list[str] = []
+        for executor in self._session._shared_executors():
+            names += [f"{tool} {what}" for tool in executor.unfinished()]
         for activity in self._activities:
-            names += [
-                _named(tool, what) for e in activity.tool_executors for tool in e.unfinished()
-            ]
-            names += [f"{task.get_name()} {what}" for task in activity.scheduler.unsettled()]
-        shared = self._session._shared_executors()
-        return [_named(tool, what) for e in shared for tool in e.unfinished()] + names
-
-
-def _named(tool: RunningTool, what: str) -> str:
-    return f'tool "{tool.call.name}" (call {tool.call.call_id}) {what}'
+            names += activity.unsettled(what)
+        return names
 
 
 @contextmanager
