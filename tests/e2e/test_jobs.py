@@ -1,0 +1,219 @@
+"""Jobs on a real server: dispatched, run in processes of a worker, ended in every way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import statistics
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from livekit import api
+
+from e2e.harness import agent
+from e2e.harness.caller import Caller
+from e2e.harness.server import LiveKitServer
+from fakes.terminal import Terminal, terminal
+from fakes.worker import alive
+
+pytestmark = [pytest.mark.real_time, pytest.mark.timeout(180)]
+
+AGENT = Path(agent.__file__)
+
+
+class Worker:
+    """A worker on a terminal, and what its jobs leave behind."""
+
+    def __init__(self, server: LiveKitServer, screen: Terminal, name: str, out: Path) -> None:
+        self._server = server
+        self.screen = screen
+        self.name = name
+        self.out = out
+
+    async def dispatch(self, room: str, plan: str = "") -> None:
+        """Have a job run."""
+        async with self._server.api() as client:
+            await client.agent_dispatch.create_dispatch(
+                api.CreateAgentDispatchRequest(agent_name=self.name, room=room, metadata=plan)
+            )
+
+    def endings(self, room: str) -> list[str]:
+        """How the server saw the jobs of a room end: a status each."""
+        jobs = {trace["job"] for trace in self.traces(room, "started")}
+        lines = [line for line in self._server.log.splitlines() if "\tjob ended\t" in line]
+        facts = [json.loads(line[line.index("{") :]) for line in lines]
+        return [fact["status"] for fact in facts if fact["jobID"] in jobs]
+
+    def traces(self, room: str, event: str = "") -> list[dict[str, Any]]:
+        """What the jobs of a room left behind."""
+        path = self.out / f"{room}.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        told = [json.loads(line) for line in lines]
+        return [trace for trace in told if event in ("", trace["event"])]
+
+    async def trace(self, room: str, event: str, timeout: float = 30.0) -> dict[str, Any]:
+        """Wait for a trace."""
+        await until(lambda: self.traces(room, event), f"{event} in {room}", timeout)
+        return self.traces(room, event)[-1]
+
+
+async def until(condition: Callable[[], Any], what: str, timeout: float = 20.0) -> None:
+    """Wait until something outside of this process is so."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout} s for {what}")
+        await asyncio.sleep(0.05)
+
+
+async def eventually(condition: Callable[[], Any], what: str, timeout: float = 20.0) -> Any:
+    """The same for a condition that has to be awaited. Returns what it gave."""
+    deadline = time.monotonic() + timeout
+    while not (value := await condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout} s for {what}")
+        await asyncio.sleep(0.1)
+    return value
+
+
+@asynccontextmanager
+async def working(
+    server: LiveKitServer,
+    out: Path,
+    *options: str,
+    name: str,
+    command: str = "start",
+    idle: int = 1,
+) -> AsyncIterator[Worker]:
+    """Run a worker for the time of a block."""
+    env = {
+        "LIVEKIT_URL": server.url,
+        "LIVEKIT_API_KEY": server.key,
+        "LIVEKIT_API_SECRET": server.secret,
+        "E2E_OUT": str(out),
+        "E2E_AGENT": name,
+        "E2E_IDLE": str(idle),
+    }
+    async with terminal(AGENT, command, *options, env=env) as screen:
+        await screen.shows("registered worker", 40.0)
+        yield Worker(server, screen, name, out)
+
+
+async def test_a_job_that_ended_normally_is_a_success_and_stays_one(
+    server: LiveKitServer, tmp_path: Path
+) -> None:
+    async with working(server, tmp_path, name="jobs-success") as worker:
+        with Caller(server.url, server.token("success", "user"), tmp_path / "heard.wav") as caller:
+            await caller.until("joined")
+            await worker.dispatch("success", "brief")
+            ended = await worker.trace("success", "ended")
+            assert ended["reason"] == "the session is closed"
+            await until(lambda: not alive(ended["pid"]), "the end of the process")
+            assert await server.identities("success") == {"user"}
+            assert worker.endings("success") == ["JS_SUCCESS"]
+        worker.screen.send_signal(signal.SIGTERM)
+        assert await worker.screen.exits() == 0
+
+
+@pytest.mark.parametrize("way", ["leaves", "is killed"])
+async def test_a_caller_who_hangs_up_ends_the_session_and_the_room_ends_the_job(
+    way: str, server: LiveKitServer, tmp_path: Path
+) -> None:
+    room = way.replace(" ", "-")
+    async with working(server, tmp_path, name=f"jobs-{room}") as worker:
+        with Caller(server.url, server.token(room, "user"), tmp_path / "heard.wav") as caller:
+            await caller.until("joined")
+            await worker.dispatch(room)
+            started = await worker.trace(room, "talking")
+            if way == "leaves":
+                caller.leave()
+                closed = await worker.trace(room, "closed")
+                assert closed["reason"] == "participant_disconnected"
+            else:
+                caller.kill()
+        async with server.api() as client:
+            await client.room.delete_room(api.DeleteRoomRequest(room=room))
+        ended = await worker.trace(room, "ended")
+        assert ended["reason"] == "room disconnected"
+        await until(lambda: not alive(started["pid"]), "the end of the process")
+        assert len(worker.traces(room, "closed")) == 1
+        assert worker.endings(room) == ["JS_SUCCESS"]
+        worker.screen.send_signal(signal.SIGTERM)
+        assert await worker.screen.exits() == 0
+
+
+@pytest.mark.parametrize("command", ["start", "dev"])
+async def test_sigterm_ends_the_worker_under_a_wedged_tool(
+    command: str, server: LiveKitServer, tmp_path: Path
+) -> None:
+    room = f"wedged-{command}"
+    options = ("--drain-timeout", "1") if command == "start" else ("--no-reload",)
+    async with working(server, tmp_path, *options, name=room, command=command) as worker:
+        with Caller(server.url, server.token(room, "user"), tmp_path / "heard.wav") as caller:
+            await caller.until("joined")
+            await worker.dispatch(room, "wedged")
+            wedged = await worker.trace(room, "wedged")
+            began = time.monotonic()
+            worker.screen.send_signal(signal.SIGTERM)
+            assert await worker.screen.exits(40.0) == 0
+            took = time.monotonic() - began
+            # drain 1 s, forced close 5 + 0.5 s, what ignores its end 2 s each; the rest is slack
+            assert took < 20, f"it took {took:.1f} s"
+            assert len(worker.traces(room, "closed")) == 1
+            assert worker.traces(room, "ended")[0]["reason"] == "parent process shutdown"
+            assert not alive(wedged["pid"])
+            await eventually(lambda: _only(server, room, {"user"}), "the agent to be gone")
+            assert worker.endings(room) == ["JS_SUCCESS"]
+
+
+async def _only(server: LiveKitServer, room: str, expected: set[str]) -> bool:
+    return await server.identities(room) == expected
+
+
+async def test_a_killed_worker_leaves_nothing_and_the_other_gets_the_next_job(
+    server: LiveKitServer, tmp_path: Path
+) -> None:
+    name = "jobs-killed"
+    async with working(server, tmp_path, name=name) as first:
+        with Caller(server.url, server.token("first", "user"), tmp_path / "heard.wav") as caller:
+            await caller.until("joined")
+            await first.dispatch("first")
+            talking = await first.trace("first", "talking")
+            async with working(server, tmp_path, name=name) as second:
+                first.screen.send_signal(signal.SIGKILL)
+                await first.screen.exits()
+                ended = await second.trace("first", "ended")
+                assert ended["reason"] == "the worker is gone"
+                await until(lambda: not alive(talking["pid"]), "the end of the process")
+                await eventually(lambda: _only(server, "first", {"user"}), "the agent to be gone")
+                await second.dispatch("next", "brief")
+                await second.trace("next", "ended")
+                second.screen.send_signal(signal.SIGTERM)
+                assert await second.screen.exits() == 0
+
+
+async def test_twenty_jobs_at_once(server: LiveKitServer, tmp_path: Path) -> None:
+    rooms = [f"many-{number}" for number in range(20)]
+    async with working(server, tmp_path, name="jobs-many", idle=2) as worker:
+        began = {room: time.time() for room in rooms}
+        await asyncio.gather(*(worker.dispatch(room, "brief") for room in rooms))
+        await asyncio.gather(*(worker.trace(room, "ended", 100.0) for room in rooms))
+        traces = {room: worker.traces(room) for room in rooms}
+        await until(
+            lambda: not any(alive(t[0]["pid"]) for t in traces.values()), "the end of all processes"
+        )
+        assert len({t[0]["pid"] for t in traces.values()}) == len(rooms)
+        latencies = sorted(traces[room][0]["at"] - began[room] for room in rooms)
+        print(
+            f"\ndispatch to entrypoint, 20 at once: median {statistics.median(latencies):.2f} s, "
+            f"slowest {latencies[-1]:.2f} s"
+        )
+        for room in rooms:
+            assert worker.endings(room) == ["JS_SUCCESS"], room
+        worker.screen.send_signal(signal.SIGTERM)
+        assert await worker.screen.exits() == 0
