@@ -113,13 +113,16 @@ async def _start(session: AgentSession[Any], request: StartRequest) -> None:
     session._agent = session._current_agent = request.agent
     session._state.begin()
     if _in_console(session):
+        await _record(session)
         await session._handoffs.switch(request.agent)
     elif is_given(request.room):
         from . import session_room
 
         await session_room.join(session, request.room, request)
+        await _record(session)
         await session_room.start_agent(session, request.agent, current_job())
     else:
+        await _record(session)
         await session._handoffs.switch(request.agent)
     # no await below: either all of the session runs, or none of it
     session._started = True
@@ -135,6 +138,24 @@ async def _start(session: AgentSession[Any], request: StartRequest) -> None:
             "output_transcription": repr(session.output.transcription),
         },
     )
+
+
+async def _record(session: AgentSession[Any]) -> None:
+    """Record the audio of both sides, in a job, if that was asked for."""
+    job = current_job()
+    source, sink = session.input.audio, session.output.audio
+    wanted = session.options.recording_options.get("audio")
+    if job is None or not wanted or source is None or sink is None:
+        return
+    from .recorder_io import RecorderIO
+
+    recorder = session._recorder_io = RecorderIO(agent_session=session)
+    session.input.audio = recorder.record_input(source)
+    session.output.audio = recorder.record_output(sink)
+    try:
+        await recorder.start(output_path=job.session_directory / "audio.ogg")
+    except Exception:
+        logger.exception("the session is not recorded")
 
 
 def _in_console(session: AgentSession[Any]) -> bool:
