@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EndCallTool", "Instructions"]
 
-__getattr__, __dir__ = attach(
-    __name__,
-    {"EndCallTool": ".tools.end_call", "Instructions": "livekit.agents.llm.chat_context"},
-)
+if not TYPE_CHECKING:  # a type checker shall know the names above and no others
+    __getattr__, __dir__ = attach(
+        __name__,
+        {"EndCallTool": ".tools.end_call", "Instructions": "livekit.agents.llm.chat_context"},
+    )

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EndCallTool", "send_dtmf_events"]
 
-__getattr__, __dir__ = attach(
-    __name__, {"EndCallTool": ".end_call", "send_dtmf_events": ".send_dtmf"}
-)
+if not TYPE_CHECKING:  # a type checker shall know the names above and no others
+    __getattr__, __dir__ = attach(
+        __name__, {"EndCallTool": ".end_call", "send_dtmf_events": ".send_dtmf"}
+    )

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ToolProxyToolset", "ToolSearchToolset"]
 
-__getattr__, __dir__ = attach(
-    __name__, {"ToolProxyToolset": ".tool_proxy", "ToolSearchToolset": ".tool_search"}
-)
+if not TYPE_CHECKING:  # a type checker shall know the names above and no others
+    __getattr__, __dir__ = attach(
+        __name__, {"ToolProxyToolset": ".tool_proxy", "ToolSearchToolset": ".tool_search"}
+    )

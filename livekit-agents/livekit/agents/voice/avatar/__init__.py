@@ -24,16 +24,17 @@ __all__ = [
     "VideoGenerator",
 ]
 
-__getattr__, __dir__ = attach(
-    __name__,
-    {
-        "AvatarRunner": "._runner",
-        "AvatarSession": ".avatar_session",
-        "DataStreamAudioOutput": "._datastream_io",
-        "DataStreamAudioReceiver": "._datastream_receiver",
-        "QueueAudioOutput": "._queue_io",
-        **dict.fromkeys(
-            ["AudioReceiver", "AudioSegmentEnd", "AvatarOptions", "VideoGenerator"], "._types"
-        ),
-    },
-)
+if not TYPE_CHECKING:  # a type checker shall know the names above and no others
+    __getattr__, __dir__ = attach(
+        __name__,
+        {
+            "AvatarRunner": "._runner",
+            "AvatarSession": ".avatar_session",
+            "DataStreamAudioOutput": "._datastream_io",
+            "DataStreamAudioReceiver": "._datastream_receiver",
+            "QueueAudioOutput": "._queue_io",
+            **dict.fromkeys(
+                ["AudioReceiver", "AudioSegmentEnd", "AvatarOptions", "VideoGenerator"], "._types"
+            ),
+        },
+    )
