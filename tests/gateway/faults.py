@@ -16,6 +16,8 @@ class Fault:
     """Messages that the client sends before, the first of all included."""
     after_audio: float = 0.0
     """Seconds of audio that go by before, in either direction."""
+    after_segments: int = 0
+    """Utterances that are spoken to their end before."""
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -53,7 +55,8 @@ def drop(
     after_audio: float = 0.0,
 ) -> Fault:
     """Break the connection: ``"abort"``, ``"fin"``, or a close frame with a code."""
-    return Fault("drop", after_messages, after_audio, {"how": how, "reason": reason or None})
+    options = {"how": how, "reason": reason or None}
+    return Fault("drop", after_messages, after_audio, options=options)
 
 
 def half_open(*, after_messages: int = 0, after_audio: float = 0.0) -> Fault:
@@ -97,7 +100,8 @@ def malformed(
     after_audio: float = 0.0,
 ) -> Fault:
     """Send something that is no message, among those that are."""
-    return Fault("malformed", after_messages, after_audio, {"payload": payload, "times": times})
+    options = {"payload": payload, "times": times}
+    return Fault("malformed", after_messages, after_audio, options=options)
 
 
 def unknown_messages(*, after_messages: int = 0) -> Fault:
@@ -124,7 +128,8 @@ def error(
     after_audio: float = 0.0,
 ) -> Fault:
     """Send an error message, and then ``"silence"``, ``"chatter"`` or ``"close"``."""
-    return Fault("error", after_messages, after_audio, {"code": code, "then": then, "body": body})
+    options = {"code": code, "then": then, "body": body}
+    return Fault("error", after_messages, after_audio, options=options)
 
 
 def closed_early(*, after_messages: int = 0, after_audio: float = 0.0) -> Fault:

@@ -276,7 +276,7 @@ class GatewayEmulator:
                 return refusal
             silent = fault is not None and fault.kind == "no_close_reply"
             ws = web.WebSocketResponse(
-                autoclose=not silent, max_msg_size=_MAX_FRAME, timeout=0.5, autoping=True
+                autoclose=not silent, max_msg_size=_MAX_FRAME, timeout=0.5, autoping=False
             )
             await ws.prepare(request)
             await self._serve(serve, Wire(request, ws, record), fault, len(self.records))

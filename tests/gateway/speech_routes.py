@@ -103,6 +103,7 @@ class TtsRoute:
             sentence = await sentences.recv()
             if sentence is None:
                 await wire.send(tts.encode_server(tts.Done(wire.session_id)))
+                wire.segments += 1
                 if wire.has("late_audio"):
                     late = tts.OutputAudio(b"\1\0" * 2400, wire.session_id)
                     await wire.send(tts.encode_server(late))

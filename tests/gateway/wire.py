@@ -65,6 +65,8 @@ class Wire:
         self._held_final: str | None = None
         self._finals_seen = 0
         self.session_id = "session_1"
+        self.segments = 0
+        """Utterances that were spoken to their end."""
 
     def has(self, kind: str) -> bool:
         """Whether this fault is on."""
@@ -82,6 +84,12 @@ class Wire:
             await self._dead
         self._watch_idleness()
         message = await self._ws.receive()
+        while message.type in (WSMsgType.PING, WSMsgType.PONG):
+            if message.type is WSMsgType.PING and not self._deaf:
+                await self._ws.pong(message.data)
+            message = await self._ws.receive()
+        if self._deaf:
+            await self._dead
         if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
             self._received += 1
             self.record.bytes_in += len(message.data)
@@ -113,6 +121,7 @@ class Wire:
             or fault.kind not in _KINDS_WITH_A_STRIKE
             or self._received < fault.after_messages
             or self.record.audio_seconds < fault.after_audio
+            or self.segments < fault.after_segments
         ):
             return
         self._struck = True
@@ -153,7 +162,7 @@ class Wire:
         while not transport.is_closing():
             await asyncio.sleep(1.0)
             transport.resume_reading()
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.1)
             if not transport.is_closing():
                 transport.pause_reading()
 

@@ -116,6 +116,10 @@ DEFAULT_ENCODING: STTEncoding = "pcm_s16le"
 _PREROLL = 1.5
 """Seconds of audio from before the first sound that go with it to a new connection."""
 
+_UNANSWERED_SPEECH = 40.0
+"""Seconds of audio kept while speech has no transcript. It takes half a minute to be sure that a
+connection is dead; ordinarily the answer comes within a second or two."""
+
 _CONTEXT_CHARACTERS = 1750
 _MIN_STALL_TIMEOUT = 20.0
 _ACLOSE_TIMEOUT = 2.0
@@ -713,7 +717,10 @@ class SpeechStream(stt.SpeechStream):
             error.retryable = error.retryable and not self._one_retry_used
             self._one_retry_used = True
         self._replay_buffer.note_speech(session.speech_pending)
+        lost = self._replay_buffer.taken - self._speech_replay_capacity() - session.replay_from
         self._replay_buffer.acknowledge(session.replay_from)
+        if session.speech_pending and lost > CHUNK_DURATION and self._replays:
+            self._report_lost_audio(lost)
         if not self._replays:
             self._send_events(session.stop_speaking())
 
@@ -724,6 +731,9 @@ class SpeechStream(stt.SpeechStream):
     def _replay_capacity(self) -> float:
         # also without retries: it holds the audio from before the first sound after a quiet time
         return self._replay_duration
+
+    def _speech_replay_capacity(self) -> float:
+        return max(self._replay_duration, _UNANSWERED_SPEECH) if self._replay_duration else 0.0
 
     # -- events -----------------------------------------------------------------------------------
 

@@ -83,7 +83,10 @@ class RecognizeStream(ABC, ClosesOnExit):
 
         self._retry_budget = StreamRetryBudget(conn_options, clock=loop.time)
         self._replay_buffer: ReplayBuffer[RecognizeStream._FlushSentinel] = ReplayBuffer(
-            capacity=self._replay_capacity(), clock=loop.time, on_loss=self._report_lost_audio
+            capacity=self._replay_capacity(),
+            speech_capacity=self._speech_replay_capacity(),
+            clock=loop.time,
+            on_loss=self._report_lost_audio,
         )
         self._time_origin = 0.0  # time line of the caller at position 0 of the buffer
         self._start_time = time.time()
@@ -382,6 +385,9 @@ class RecognizeStream(ABC, ClosesOnExit):
 
     def _replay_capacity(self) -> float:
         return self._replay_duration if self._conn_options.max_retry > 0 else 0.0
+
+    def _speech_replay_capacity(self) -> float:
+        return self._replay_capacity()
 
     def _on_event(self, event: SpeechEvent) -> None:
         if event.type is SpeechEventType.FINAL_TRANSCRIPT:

@@ -57,6 +57,7 @@ class ReplayBuffer(Generic[T]):
     Args:
         capacity: Seconds of audio held through an outage; 0 turns replaying off, then nothing
             is remembered and nothing is dropped.
+        speech_capacity: Seconds of audio kept while someone speaks; as `capacity` by default.
         clock: Monotonic time in seconds.
         on_loss: Called once per outage that lasted too long, with the seconds of audio dropped.
     """
@@ -65,10 +66,12 @@ class ReplayBuffer(Generic[T]):
         self,
         *,
         capacity: float = DEFAULT_CAPACITY,
+        speech_capacity: float | None = None,
         clock: Callable[[], float],
         on_loss: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self._capacity = capacity
+        self._speech_capacity = capacity if speech_capacity is None else speech_capacity
         self._clock = clock
         self._on_loss = on_loss
 
@@ -169,7 +172,9 @@ class ReplayBuffer(Generic[T]):
 
     @property
     def _tail_limit(self) -> float:
-        if self._speech_open or not self._reports_expected:
+        if self._speech_open:
+            return self._speech_capacity
+        if not self._reports_expected:
             return self._capacity
         return min(self._capacity, _QUIET_TAIL)
 
