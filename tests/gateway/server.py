@@ -170,6 +170,12 @@ class GatewayEmulator:
         """Give the next connections of a route these faults, one each."""
         self.faults[route].extend(faults)
 
+    def strike(self, route: str, fault: Fault) -> None:
+        """Break the open connections of a route with this fault, at their next message."""
+        for wire in self._wires:
+            if wire.record.route == route:
+                wire.meet(fault)
+
     def of(self, route: str) -> list[ConnectionRecord]:
         """The connections of a route that were let in."""
         return [r for r in self.records if r.route == route and r.refused is None]

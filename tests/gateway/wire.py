@@ -72,6 +72,11 @@ class Wire:
         """Whether this fault is on."""
         return self.fault is not None and self.fault.kind == kind
 
+    def meet(self, fault: Fault) -> None:
+        """Have this fault from now on."""
+        self.fault = fault
+        self._struck = False
+
     # -- receiving --------------------------------------------------------------------------------
 
     async def receive(self) -> str | bytes:

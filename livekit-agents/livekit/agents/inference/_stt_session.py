@@ -29,7 +29,9 @@ _PREROLL = 0.5
 """Seconds of audio before the onset of speech that go with it: the onset is found late."""
 
 _NOTICED_AFTER = 1.0
-_MIN_STALLED_SPEECH = 1.0
+_MIN_STALLED_SPEECH = 0.3
+"""Seconds of sound without an answer that make a silent server suspicious: a short word."""
+
 _REPETITION_WINDOW = 0.1
 
 _KINDS = {

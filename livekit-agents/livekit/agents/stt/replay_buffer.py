@@ -273,7 +273,9 @@ class ReplayBuffer(Generic[T]):
         self._last_replayed = False
         if self._capacity > 0 and self._outage_limit is None:
             # Audio that was waiting before the outage, such as a file pushed at once, may stay.
-            self._outage_limit = max(self._capacity, self._waiting_duration)
+            # Speech kept beyond the capacity must not be pushed out by what comes now.
+            room = self._capacity if self._speech_capacity > self._capacity else 0.0
+            self._outage_limit = max(self._capacity, self._waiting_duration + room)
 
     def _tail(self) -> list[_Held[T]]:
         start = self._media - self._taken_duration
