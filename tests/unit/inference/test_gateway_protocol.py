@@ -517,7 +517,7 @@ def _read_all(data: Any) -> None:
         assert complaints
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(_MESSAGES, st.integers(0, 400))
 def test_a_message_with_anything_in_its_fields_is_read_or_refused_in_words(
     message: dict[str, Any], cut: int

@@ -376,6 +376,24 @@ class RecognizeStream(ABC, ClosesOnExit):
         self._rewind_input()
         self._begin_attempt()
 
+    def _inherit(self, failed: RecognizeStream) -> float:
+        """Begin with the audio that a stream before this one failed to get transcribed.
+
+        Does nothing if the streams want different audio, or after audio was pushed.
+
+        Returns:
+            Its length in seconds.
+        """
+        same_kind = type(self) is type(failed) and self._needed_sr == failed._needed_sr
+        if not same_kind or self._needed_sr is None or self._pushed_sr is not None:
+            return 0.0
+        seconds = 0.0
+        for frame in failed._replay_buffer.leftover(self._replay_capacity()):
+            self._input_ch.send_nowait(frame)
+            seconds += frame.duration
+        self._time_origin = max(0.0, self._time_origin - seconds)
+        return seconds
+
     def _rewind_input(self) -> None:
         """Give the next attempt an input of its own that begins with what was not answered for."""
         self._replay_buffer.rewind()

@@ -290,6 +290,15 @@ class ReplayBuffer(Generic[T]):
             tail.append(held)
         return tail
 
+    def leftover(self, limit: float) -> list[rtc.AudioFrame]:
+        """The audio that nobody answered for, at the end of the stream: the last `limit` seconds.
+
+        The buffer is of no use afterwards.
+        """
+        self.rewind()
+        self._drop_beyond(limit)
+        return [item for held in self._waiting if isinstance(item := held.item, rtc.AudioFrame)]
+
     # -- bounds -----------------------------------------------------------------------------------
 
     def _remember(self, held: _Held[T]) -> None:

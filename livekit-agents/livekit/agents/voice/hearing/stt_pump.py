@@ -93,6 +93,7 @@ class STTPump:
         self._scope = TaskScope("stt pump")
         self._task: asyncio.Task[None] | None = None
         self._live: RecognizeStream | None = None
+        self._failed: RecognizeStream | None = None
         self._listener: Callable[[SpeechEvent], None] | None = None
         self._unheard: list[SpeechEvent] = []
         self._on_failure: Callable[[Exception], None] | None = None
@@ -216,12 +217,18 @@ class STTPump:
         return self._live
 
     def publish_stream(self, stream: RecognizeStream) -> None:
-        """The node opened `stream`."""
+        """The node opened `stream`. Audio that the one before it left unheard goes to it first."""
+        failed, self._failed = self._failed, None
+        if failed is not None and not self._final_attempt:
+            seconds = stream._inherit(failed)
+            if seconds:
+                logger.info("a new STT stream gets %.1f s of audio of the failed one", seconds)
         self._live = stream
         self._stream_opened = True
 
     def unpublish_stream(self, stream: RecognizeStream) -> None:
         """The node closes `stream`."""
+        self._failed = stream if stream._failure() is not None else None
         if self._live is stream:
             self._live = None
 
