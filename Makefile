@@ -40,11 +40,16 @@ $(READY): pyproject.toml $(PACKAGES:%=%/pyproject.toml) scripts/setup
 demo: $(READY)
 	@$(PY) examples/offline_call.py $(if $(CALLER),--caller "$(CALLER)") $(if $(FAST),--fast) $(ARGS)
 
+# On all cores; ARGS="-n0 --pdb ..." for one.
 test: $(READY)
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n auto --dist worksteal $(ARGS)
+
+$(VENV)/.installed-e2e: $(READY)
+	@scripts/setup "$(VENV)" "$(PYTHON)" --group e2e
+	@touch $@
 
 # -s: the table of hang-ups is meant to be seen
-e2e: $(READY)
+e2e: $(READY) $(VENV)/.installed-e2e
 	@server="$${LIVEKIT_SERVER:-$$(scripts/e2e-server)}"; \
 	LIVEKIT_SERVER="$$server" $(PY) -m pytest tests/e2e -s $(ARGS)
 

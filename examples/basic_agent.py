@@ -67,6 +67,8 @@ async def entrypoint(ctx: JobContext) -> None:
     session = AgentSession(
         stt=pocketsphinx.STT(), vad=ctx.proc.userdata["vad"], llm=thinking(), tts=piper.TTS()
     )
+    # hung up: leave the room at once instead of when the server closes it
+    session.on("close", lambda ev: ctx.shutdown(ev.reason.value))
     await session.start(agent=Assistant(), room=ctx.room)
 
 
