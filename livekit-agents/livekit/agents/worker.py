@@ -42,7 +42,7 @@ UPDATE_LOAD_INTERVAL = 0.5
 WORKER_PROTOCOL_VERSION = 1
 """Version of what `GET /worker` answers."""
 
-_LOG_LEVELS = ("TRACE", "DEBUG", "INFO", "WARN", "ERROR", "CRITICAL")
+VALID_LOG_LEVELS = ("TRACE", "DEBUG", "INFO", "WARN", "ERROR", "CRITICAL")
 
 EventTypes = Literal["worker_started", "worker_registered"]
 
@@ -555,8 +555,8 @@ def _checked_level(level: str | ServerEnvOption[str]) -> str | ServerEnvOption[s
 
 
 def _one_level(level: str) -> str:
-    if level.upper() not in _LOG_LEVELS:
-        raise ValueError(f"log_level must be one of {', '.join(_LOG_LEVELS)}, got {level!r}")
+    if level.upper() not in VALID_LOG_LEVELS:
+        raise ValueError(f"log_level must be one of {', '.join(VALID_LOG_LEVELS)}, got {level!r}")
     return level.upper()
 
 
@@ -566,6 +566,7 @@ __all__ = [
     "HEARTBEAT_INTERVAL",
     "UPDATE_LOAD_INTERVAL",
     "UPDATE_STATUS_INTERVAL",
+    "VALID_LOG_LEVELS",
     "WORKER_PROTOCOL_VERSION",
     "AgentServer",
     "AssignmentTimeoutError",
