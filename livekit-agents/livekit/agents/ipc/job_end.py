@@ -201,7 +201,7 @@ class JobEnd:
 
     async def _run_callbacks(self) -> None:
         """All callbacks start, side by side, and each has the whole time."""
-        callbacks = list(self._ctx._shutdown_callbacks)
+        callbacks = [c for c in self._ctx._shutdown_callbacks if not hasattr(c, "_of_framework")]
         if not callbacks:
             return
         self._steps._announce("shutdown callbacks")
@@ -232,9 +232,6 @@ class JobEnd:
         from ..job import callback_takes_reason
 
         arguments = (self._cause.reason,) if callback_takes_reason(callback) else ()
-        if getattr(callback, "_of_framework", False):
-            await callback(*arguments)
-            return
         with tracer.start_as_current_span(
             "shutdown_callback", attributes={trace_types.ATTR_CALLBACK_NAME: name_of(callback)}
         ):

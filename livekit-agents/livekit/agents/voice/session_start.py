@@ -200,6 +200,8 @@ def _job_shutdown(session: AgentSession[Any]) -> Callable[[], Any]:
         session._close_soon(reason=CloseReason.JOB_SHUTDOWN)
         await wait_for_former_close(session)
 
+    # the end of the job closes sessions itself, before it runs the callbacks of users
+    close_session._of_framework = True  # type: ignore[attr-defined]
     return close_session
 
 
