@@ -274,6 +274,22 @@ async def test_an_inline_task_on_the_floor_leaves_the_run_to_the_user() -> None:
         assert messages(session)[-1] == "assistant: thanks"
 
 
+async def test_several_inline_tasks_on_the_floor_take_a_run_each() -> None:
+    class Form(Host):
+        @function_tool
+        async def fill_in(self, ctx: RunContext) -> str:
+            """Asks twice."""
+            async with ctx.foreground():
+                return f"{await Ask()}, {await Ask()}"
+
+    llm = FakeLLM([calls("fill_in"), calls("answer#c2"), calls("answer#c3"), "thanks"])
+    async with running(Form(), llm) as (session, _):
+        for user in ("go", "yes", "yes"):
+            await asyncio.wait_for(session.run(user_input=user), 10)
+        assert results(session)[-1] == "c1: yes, yes"
+        assert messages(session)[-1] == "assistant: thanks"
+
+
 async def test_a_run_stays_open_while_its_tool_has_the_floor() -> None:
     class Speaks(Agent):
         @function_tool

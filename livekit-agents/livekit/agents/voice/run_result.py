@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from weakref import WeakKeyDictionary
 
 from typing_extensions import TypedDict
 
@@ -115,7 +116,6 @@ class RunResult(Generic[Run_T]):
         self._fut: asyncio.Future[None] = asyncio.get_event_loop().create_future()
         self._fut.add_done_callback(lambda fut: fut.cancelled() or fut.exception())
         self._watched: set[Any] = set()
-        self._guards: dict[asyncio.Future[None], asyncio.Task[Any] | None] = {}
         self._events: list[RunEvent] = []
         self._last_handle: SpeechHandle | None = None
         self._output: Any = _NOTHING
@@ -185,7 +185,7 @@ class RunResult(Generic[Run_T]):
         An inline task that the calling task awaits lifts it: the run may end to let the user speak.
         """
         guard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._guards[guard] = asyncio.current_task()
+        _guard_owners[guard] = asyncio.current_task()
         self._watch_task(guard)
         return guard
 
@@ -213,7 +213,7 @@ class RunResult(Generic[Run_T]):
                 call.handle,
                 call.parent.on_enter_task,
                 call.owner,
-                *(guard for guard, owner in self._guards.items() if owner is call.owner),
+                *(w for w in self._watched if _guard_owners.get(w) is call.owner),
                 *(executor.replies.task for executor in call.parent.tool_executors),
             )
             if watched is not None and watched in self._watched
@@ -311,6 +311,9 @@ class RunResult(Generic[Run_T]):
 
 
 _NOTHING = object()
+
+_guard_owners: WeakKeyDictionary[Any, asyncio.Task[Any] | None] = WeakKeyDictionary()
+"""Which task holds a run open; a guard may pass from run to run."""
 
 
 def start_run(
