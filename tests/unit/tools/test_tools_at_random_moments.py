@@ -103,7 +103,7 @@ async def test_every_call_ends_once_and_history_knows_how(
     report = recorded.closes[0].report
     assert report is not None and not report.survivors
     story = tool_story(recorded)
-    started = [line.split()[0] for line in story if line.endswith(" started")]
+    started = [line.split()[0] for line in story if line.split()[1:] == ["started"]]
     ends = Counter(
         line.split()[0].removesuffix("_final")
         for line in story

@@ -164,7 +164,7 @@ class ToolExecutor:
             raise
         except Exception as raised:
             error = raised
-            if not isinstance(raised, (ToolError, StopResponse)):
+            if not _is_expected(raised):
                 logger.exception('the tool "%s" failed', running.call.name)
         self._finish(running, output, error)
 
@@ -342,6 +342,13 @@ class ToolExecutor:
         """Cancel what is left, wait at most `timeout` seconds, return what ignored it."""
         self._closed = True
         return await self._scope.cancel(timeout, spare=self._spare)
+
+
+def _is_expected(error: Exception) -> bool:
+    """Whether a tool says something with it; also that its agent left while it waited."""
+    from .agent_activity import ActivityClosedError
+
+    return isinstance(error, (ToolError, StopResponse, ActivityClosedError))
 
 
 __all__ = [
