@@ -114,3 +114,25 @@ async def test_an_inline_task_that_clings_gives_the_floor_back(where: str) -> No
         assert now() - began == pytest.approx(4)
         assert outputs(session)[0].output == "yes"
         assert messages(session)[-1] == "assistant: thanks"
+
+
+async def test_calls_that_wait_for_inline_tasks_when_the_agent_is_replaced_are_recorded() -> None:
+    class Ask(AgentTask[str]):
+        def __init__(self) -> None:
+            super().__init__(instructions="ask")
+
+    class Parent(Agent):
+        @function_tool
+        async def ask(self) -> Any:
+            """Asks."""
+            return await Ask()
+
+    llm = FakeLLM([calls("ask#a", "ask#b", "ask#c")], default="done")
+    async with running(Parent(instructions="x"), llm) as (session, _):
+        session.generate_reply(user_input="go")
+        await asyncio.sleep(1)
+        session.update_agent(Next())
+        await asyncio.sleep(1)
+        assert isinstance(session.current_agent, Next)
+        assert {output.call_id for output in outputs(session)} == {"a", "b", "c"}
+        assert all(output.is_error for output in outputs(session))

@@ -332,6 +332,8 @@ class AgentActivity(ActivityChanges, ActivityRecognitionHooks, ActivityModels):
             for executor in self.tool_executors:
                 await executor.drain(None)
                 executor.cut_off()  # a reply to a late result is none of the next agent's
+            # what still waits for the handoff itself is recorded while it can be
+            self.scheduler.cut_off()
             self._closed = True
             plan = self._session._teardown_plan()
             await self._unwire(plan)
