@@ -138,9 +138,13 @@ class FakeReplies:
         self.dropped = 0
         self.turns = 0
         self.prepared: SpeechHandle | None = None
+        self.user_stopped_at: float | None = None
 
     def new_turn(self) -> None:
         self.turns += 1
+
+    def user_stopped(self, at: float | None) -> None:
+        self.user_stopped_at = at
 
     def drop_preemptive(self) -> None:
         self.dropped += 1

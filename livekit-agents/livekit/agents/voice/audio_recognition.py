@@ -364,10 +364,16 @@ class AudioRecognition:
         self._parts.machine.stt_replaced(time.time())
         self._parts.listening.restart_stt()
 
-    def discard_transcript(self) -> None:
-        """The realtime model has taken the turn itself: its transcript is not pending any more."""
+    def take_transcript(self) -> str:
+        """The realtime model has taken the turn itself: its words are not pending any more.
+
+        Returns:
+            What was understood of it for sure.
+        """
+        text = self._parts.turn.words.text
         self._parts.turn.words.clear()
         self._parts.turn.request_ids = []
+        return text
 
     # -- the agent's speech ---------------------------------------------------------------------
 

@@ -47,7 +47,19 @@ class RealtimeEvents:
         }
 
     def _on_generation_created(self, ev: GenerationCreatedEvent) -> None:
-        self._activity.replies.on_generation_created(self._link.guard.generation(ev))
+        generation = self._link.guard.generation(ev)
+        if not ev.user_initiated:
+            self._keep_words_of_turn()
+        self._activity.replies.on_generation_created(generation)
+
+    def _keep_words_of_turn(self) -> None:
+        """The server has ended a turn: what an STT has understood of it is all there is in words."""
+        recognition = self._activity.recognition
+        if recognition is None or recognition.mode != "realtime_llm":
+            return
+        words = recognition.take_transcript()
+        if words and not self._link.capabilities.user_transcription:
+            self._activity.commit(ChatMessage(role="user", content=[words]))
 
     def _on_error(self, error: RealtimeModelError) -> None:
         self._session._on_error(error, self._activity.llm)
@@ -108,7 +120,7 @@ class RealtimeEvents:
             return
         activity = self._activity
         if activity.recognition is not None:
-            activity.recognition.discard_transcript()
+            activity.recognition.take_transcript()
         if not ev.transcript:
             give_up_place(activity.agent._chat_ctx, ev.item_id)
             return

@@ -67,6 +67,8 @@ class UserTurns:
             return False
         if not skip_reply and not activity.server_turn_detection:
             self._activity.barge_in.disarm()
+        if activity.recognition is not None and isinstance(activity.llm, RealtimeModel):
+            activity.replies.user_stopped(activity.recognition.last_speaking_time)
         turn = _Turn(info, _message(info, activity))
         coro = self._complete(turn, self._latest, skip_reply=skip_reply)
         task = self._latest = activity.create_speech_task(coro, name="user turn completed")
@@ -147,7 +149,7 @@ class UserTurns:
         await self._interrupt_background()
         if realtime is not None:
             if activity.server_turn_detection:
-                turn.kept = True  # the server has heard it and reports it itself
+                self._keep_unless_reported(turn)
                 return None
             if not skip_reply:
                 realtime.commit_audio()
@@ -242,6 +244,8 @@ class UserTurns:
         handle: SpeechHandle | None = None
         if not isinstance(activity.llm, RealtimeModel):
             handle = activity.replies.adopt_preemptive(turn.message, chat_ctx)
+        else:
+            self._keep_unless_reported(turn)
         if handle is None:
             handle = self._generate(turn, chat_ctx)
         turn.kept = True
@@ -283,6 +287,14 @@ class UserTurns:
         if not turn.kept and turn.info.new_transcript:
             turn.kept = True
             self._activity.commit(turn.message)
+
+    def _keep_unless_reported(self, turn: _Turn) -> None:
+        """A realtime model has heard the words itself; one that transcribes also reports them."""
+        model = self._activity.llm
+        if isinstance(model, RealtimeModel) and model.capabilities.user_transcription:
+            turn.kept = True
+        else:
+            self._keep(turn)
 
     # -- a user who keeps talking ---------------------------------------------------------------
 
