@@ -19,6 +19,7 @@ from typing import Any
 
 from fakes.livekit_server import API_KEY, API_SECRET, FakeLiveKitServer, WorkerPeer
 from livekit.agents import AgentServer, JobContext, JobProcess
+from livekit.agents.inference_runner import _InferenceRunner
 from livekit.agents.log import logger
 
 OUT = "WORKER_TEST_OUT"
@@ -208,3 +209,64 @@ def alive(pid: int) -> bool:
             return stat.read().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def prepare_badly(proc: JobProcess) -> None:
+    raise RuntimeError("the model is missing")
+
+
+def prepare_for_ever(proc: JobProcess) -> None:
+    time.sleep(3600)
+
+
+class Echo(_InferenceRunner):
+    """Answers with what it is asked, and with its process; fails or dies on request."""
+
+    INFERENCE_METHOD = "test_echo"
+
+    def initialize(self) -> None:
+        self._ready = True
+
+    def run(self, data: bytes) -> bytes | None:
+        assert self._ready
+        if data == b"fail":
+            raise ValueError("this input is bad")
+        if data == b"die":
+            os._exit(9)
+        if data == b"wait":
+            time.sleep(0.3)
+        return data + b" " + str(os.getpid()).encode()
+
+
+async def _infer(ctx: JobContext) -> None:
+    """Uses a local model: two requests at once, a failing one, an unknown one, and a dying one."""
+    infer = ctx.inference_executor.do_inference
+    began = time.monotonic()
+    answers = await asyncio.gather(infer("test_echo", b"wait"), infer("test_echo", b"wait"))
+    told = [answer.decode() for answer in answers if answer is not None]
+    told.append("at once" if time.monotonic() - began < 0.55 else "one by one")
+    for method, data in (("test_echo", b"fail"), ("nobody", b""), ("test_echo", b"die")):
+        try:
+            await infer(method, data)
+        except RuntimeError as error:
+            told.append(str(error))
+    while True:
+        try:
+            again = await infer("test_echo", b"again")
+        except RuntimeError:
+            await asyncio.sleep(0.1)
+            continue
+        assert again is not None
+        told.append(again.decode())
+        break
+    leave(f"told-{ctx.room.name}", "\n".join(told))
+    ctx.shutdown("inferred")
+
+
+async def _grow(ctx: JobContext) -> None:
+    """Uses more memory than it may."""
+    ctx.proc.userdata["memory"] = b"x" * (300 << 20)
+
+
+SCRIPTS["infer"] = _infer
+SCRIPTS["grow"] = _grow
