@@ -175,20 +175,32 @@ class _Offer:
             raise AssignmentTimeoutError(
                 f"the server did not assign job {job.id} within {offers._assignment_timeout:g} s"
             )
-        assigned = assignment.result()
-        await offers._launch(
-            RunningJobInfo(
-                accept_arguments=arguments,
-                job=job,
-                url=assigned.url or offers._url,
-                token=assigned.token,
-                worker_id=offers._worker_id(),
-                fake_job=False,
-                received_at=self._received_at,
-                accepted_at=accepted_at,
-                assigned_at=time.time(),
-            )
+        await self._launch(arguments, assignment.result(), accepted_at)
+
+    async def _launch(
+        self, arguments: JobAcceptArguments, assigned: agent.JobAssignment, accepted_at: float
+    ) -> None:
+        offers, job = self._offers, self._job
+        info = RunningJobInfo(
+            accept_arguments=arguments,
+            job=job,
+            url=assigned.url or offers._url,
+            token=assigned.token,
+            worker_id=offers._worker_id(),
+            fake_job=False,
+            received_at=self._received_at,
+            accepted_at=accepted_at,
+            assigned_at=time.time(),
         )
+        try:
+            await offers._launch(info)
+        except Exception as error:
+            # the server believes that it runs here
+            update = agent.UpdateJobStatus(
+                job_id=job.id, status=agent.JobStatus.JS_FAILED, error=str(error)
+            )
+            offers._send(agent.WorkerMessage(update_job=update))
+            raise
 
     def _respond(self, response: agent.AvailabilityResponse) -> None:
         self._answered = True

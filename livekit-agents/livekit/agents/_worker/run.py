@@ -422,10 +422,12 @@ class ServerRun:
             self._starting.cancel()
             await wait_until(self._starting, 2.0)
         self._send_status()
+        ending = TaskScope("closing the agent server: jobs")
         if self._offers is not None:
-            await self._guard("job offers", self._offers.aclose(_REQUEST_PATIENCE))
+            ending.spawn(self._guard("job offers", self._offers.aclose(_REQUEST_PATIENCE)))
         if self._pool is not None:
-            await self._guard("process pool", self._pool.aclose())
+            ending.spawn(self._guard("process pool", self._pool.aclose()))
+        await ending.join()  # both are bounded
         await self._work.cancel(1.0)
         if self.inference is not None:
             await self._guard("inference process", self.inference.aclose())
