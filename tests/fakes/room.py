@@ -186,6 +186,11 @@ class FakeLocalParticipant(FakeParticipant):
     async def send_bytes(self, data: bytes, **options: Any) -> None:
         await self._native.call("send_bytes")
         self.sent_bytes.append((bytes(data), options))
+        for identity in options.get("destination_identities") or self.peers:
+            peer = self.peers.get(identity)
+            handler = peer.byte_handlers.get(options["topic"]) if peer is not None else None
+            if handler is not None:
+                handler(FakeReader([bytes(data)]), self.identity)
 
     def register_rpc_method(self, name: str, handler: Any) -> None:
         self.rpc_methods[name] = handler

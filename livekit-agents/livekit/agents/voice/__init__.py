@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         UserTurnExceededEvent,
     )
     from .keyterm_detection import KeytermDetectionOptions, KeytermsOptions, STTContextOptions
+    from .remote_session import RemoteSession
     from .run_result import RunOutputOptions
     from .speech_handle import SpeechHandle
     from .transcription import TranscriptSynchronizer, text_transforms
@@ -67,6 +68,7 @@ __all__ = [
     "NonverbalOptions",
     "RecordingOptions",
     "RunContext",
+    "RemoteSession",
     "RunOutputOptions",
     "STTContextOptions",
     "SessionUsageUpdatedEvent",
@@ -139,6 +141,7 @@ if not TYPE_CHECKING:  # a type checker shall know the names above and no others
             ),
             "AudioRecognition": ".audio_recognition",
             "CloseReport": ".closing",
+            "RemoteSession": ".remote_session",
             "RunOutputOptions": ".run_result",
             "SpeechHandle": ".speech_handle",
             "TranscriptSynchronizer": ".transcription",

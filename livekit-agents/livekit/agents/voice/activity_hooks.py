@@ -213,7 +213,7 @@ class ActivityRecognitionHooks(RecognitionHooks):
         """A detector said how likely the turn is over: remote sessions show it."""
         host = self._session._session_host
         if host is not None:
-            host.on_eot_prediction(ev)
+            host._on_eot_prediction(ev)
 
     def on_agent_backchannel_opportunity(self, ev: EotPredictionEvent) -> None:
         """A short reaction would fit now; nobody makes one yet."""

@@ -474,9 +474,7 @@ class AgentSession(ClosesOnExit, SessionConversation, Generic[Userdata_T]):
             if not task.done():
                 self._former_tasks.add(task)
         self._room_io = None
-        if self._global_run_state is not None and not self._global_run_state.done():
-            suffix = f": {error}" if error is not None else ""
-            self._global_run_state._fail(RuntimeError(f"session closed{suffix}"))
+        self._fail_run(error)
         self._global_run_state = None
         self._activity = self._next_activity = None
         self._activity_lock = asyncio.Lock()  # a survivor may hold the former one
@@ -484,6 +482,12 @@ class AgentSession(ClosesOnExit, SessionConversation, Generic[Userdata_T]):
         self._state.reset()
         self._errors.reset()
         self._idle.reset()
+
+    def _fail_run(self, error: Any) -> None:
+        """The run that is waited for, if there is one, has no answer: the session closed."""
+        if self._global_run_state is not None and not self._global_run_state.done():
+            suffix = f": {error}" if error is not None else ""
+            self._global_run_state._fail(RuntimeError(f"session closed{suffix}"))
 
 
 def _or_none(model: Any) -> Any:

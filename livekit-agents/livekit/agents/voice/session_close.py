@@ -68,6 +68,11 @@ class SessionClose:
         return self._graceful
 
     @property
+    def error(self) -> Any:
+        """The error that made the session close, or None."""
+        return self._error
+
+    @property
     def report(self) -> CloseReport:
         """What it has done so far."""
         return self._report

@@ -10,6 +10,7 @@ from ..log import logger
 from ..utils import is_given
 from ..utils.aio import wait_until
 from .closing import Step
+from .session_start import current_job
 
 if TYPE_CHECKING:
     from livekit import rtc
@@ -31,6 +32,13 @@ async def join(session: AgentSession[Any], room: rtc.Room, request: StartRequest
     options = options_for(session, request)
     room_io = session._room_io = RoomIO(session, room, options=options)
     await room_io.start()
+    job = current_job()
+    primary = job is None or job._primary_agent_session is session
+    if primary and request.session_host is not False:
+        from .remote_session import RoomSessionTransport, SessionHost
+
+        session._session_host = SessionHost(RoomSessionTransport(room))
+        session._session_host.register_session(session)
     chat = options.get_text_input_options()
     if chat is not None:
         room_io.register_text_input(chat.text_input_cb)
@@ -64,7 +72,31 @@ def options_for(session: AgentSession[Any], request: StartRequest) -> RoomOption
                 "session.%s is set already, so %s of the room options is not used", name, option
             )
         setattr(options, option, False)
+    if _in_text_simulation():
+        options.audio_input = options.audio_output = False
     return options
+
+
+def _in_text_simulation() -> bool:
+    from livekit.protocol.agent_simulation import SimulationMode
+
+    job = current_job()
+    simulation = job.simulation_context() if job is not None else None
+    return (
+        simulation is not None and simulation.simulation_mode == SimulationMode.SIMULATION_MODE_TEXT
+    )
+
+
+async def start_host(session: AgentSession[Any]) -> None:
+    """Let remote clients follow the session, if nobody else in this room is followed already."""
+    if session._session_host is None:
+        return
+    try:
+        await session._session_host.start()
+    except ValueError:
+        logger.warning(
+            "remote clients can't follow this session: another one of this room is followed"
+        )
 
 
 async def start_agent(session: AgentSession[Any], agent: Agent, job: Any) -> None:
@@ -102,7 +134,10 @@ def close_steps(session: AgentSession[Any]) -> list[Step]:
     steps: list[Step] = []
     host, session._session_host = session._session_host, None
     if host is not None:
-        steps.append(Step("session host", host.aclose))
+        # first, so that a client who waits for the run gets an answer
+        session._fail_run(session._close.error if session._close is not None else None)
+        patience = session.options.teardown_timeout / 2
+        steps.append(Step("session host", lambda: host.aclose(patience)))
     if session._room_io is not None:
         steps += session._room_io._begin_close()
     return steps
@@ -118,4 +153,11 @@ def participant_linked(session: AgentSession[Any], participant: rtc.RemotePartic
         session._state.skip_warmup()
 
 
-__all__ = ["close_steps", "join", "options_for", "participant_linked", "start_agent"]
+__all__ = [
+    "close_steps",
+    "join",
+    "options_for",
+    "participant_linked",
+    "start_agent",
+    "start_host",
+]

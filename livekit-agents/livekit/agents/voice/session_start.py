@@ -121,6 +121,7 @@ async def _start(session: AgentSession[Any], request: StartRequest) -> None:
         await session_room.join(session, request.room, request)
         await _record(session)
         await session_room.start_agent(session, request.agent, current_job())
+        await session_room.start_host(session)
     else:
         await _record(session)
         await session._handoffs.switch(request.agent)

@@ -1,0 +1,1 @@
+"""A session seen and steered from elsewhere. Public names: `livekit.agents.voice.remote_session`."""
