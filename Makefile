@@ -3,6 +3,7 @@
 #
 #   make demo                   a phone call with a voice agent, offline
 #   make demo CALLER=path.wav   the same with your own voice; FAST=1 skips waiting where it can
+#   make demo GATEWAY=1         the same through an inference gateway; FAULT=outage: it is gone for 5 s
 #   make test                   the tests;  make test ARGS="-k closing -x" passes options on
 #   make check                  formatting, lint and types
 #   make format                 apply the formatter and the safe lint fixes
@@ -38,7 +39,7 @@ $(READY): pyproject.toml $(PACKAGES:%=%/pyproject.toml) scripts/setup
 	@touch $@
 
 demo: $(READY)
-	@$(PY) examples/offline_call.py $(if $(CALLER),--caller "$(CALLER)") $(if $(FAST),--fast) $(ARGS)
+	@$(PY) examples/offline_call.py $(if $(CALLER),--caller "$(CALLER)") $(if $(FAST),--fast) $(if $(GATEWAY),--gateway) $(if $(FAULT),--fault $(FAULT)) $(ARGS)
 
 # On all cores; ARGS="-n0 --pdb ..." for one.
 test: $(READY)

@@ -3,6 +3,8 @@
     make demo                          a scripted caller
     make demo CALLER=path.wav          anybody's recording, any format and rate
     make demo FAST=1                   without waiting for real time
+    make demo GATEWAY=1                hearing, thinking and speaking through an inference gateway
+    make demo GATEWAY=1 FAULT=outage   which is gone for 5 s in the middle of a sentence
 
 A caller's voice is fed to the agent as 20 ms frames. The agent hears, answers, is interrupted,
 calls tools; then the caller hangs up in the middle of a slow look-up. Written to out/: call.wav
@@ -35,8 +37,9 @@ from phone.callers import (
 from phone.display import Display
 from phone.line import SAMPLE_RATE, PhoneLine
 from phone.timeline import write_timeline
-from receptionist import Receptionist, make_session
+from receptionist import Receptionist, make_session, receptionist_rules
 
+from livekit.agents import AgentSession
 from livekit.agents.voice import TranscriptSynchronizer
 
 FAST = 3.0
@@ -46,12 +49,14 @@ FAST = 3.0
 class Call(CallState):
     """One call, from the first ring to what is left of it."""
 
-    def __init__(self, display: Display, *, speed: float) -> None:
+    def __init__(
+        self, display: Display, *, speed: float, session: AgentSession[None] | None = None
+    ) -> None:
         self._display = display
         self._next_frame: Callable[[], bytes | None] | None = None
         self.line = PhoneLine(self._caller_frame, speed=speed)
         self.log = CallLog(self._now, display.show)
-        self.session = make_session()
+        self.session = session if session is not None else make_session()
         self._hung_up: float | None = None
 
     def _now(self) -> float:
@@ -126,7 +131,11 @@ async def run(options: argparse.Namespace) -> int:
     # the native media library opens sockets of its own for as long as the process lives
     rtc.AudioResampler(SAMPLE_RATE, SAMPLE_RATE // 2)
     sockets_before = open_sockets()
-    call = Call(display, speed=FAST if options.fast else 1.0)
+    speed = FAST if options.fast else 1.0
+    if options.gateway:
+        call = await call_through_gateway(display, recording, options, speed=speed)
+        return finish(call, display, options.out, sockets=open_sockets() - sockets_before)
+    call = Call(display, speed=speed)
     if recording is not None:
         display.title(f"{options.caller.name} calls the receptionist")
         await call.run(RecordedCaller(recording, call))
@@ -134,6 +143,37 @@ async def run(options: argparse.Namespace) -> int:
         display.title("A caller calls the receptionist")
         await call.run(ScriptedCaller(synthesise, call))
     return finish(call, display, options.out, sockets=open_sockets() - sockets_before)
+
+
+async def call_through_gateway(
+    display: Display, recording: bytes | None, options: argparse.Namespace, *, speed: float
+) -> Call:
+    """The same call, with all models behind a gateway on this machine."""
+    from phone.gateway import ReplayNotes, local_gateway
+
+    async with local_gateway(receptionist_rules()) as gateway:
+        call = Call(display, speed=speed, session=gateway.make_session())
+        display.title(f"A caller calls the receptionist, by way of {gateway.address}")
+
+        def note(text: str) -> None:
+            call.log.add("note", text)
+
+        notes = ReplayNotes(note)
+        logger = logging.getLogger("livekit.agents")
+        logger.setLevel(logging.INFO)
+        logger.addHandler(notes)
+        caller: RecordedCaller | ScriptedCaller
+        if recording is not None:
+            caller = RecordedCaller(recording, call)
+        else:
+            caller = scripted = ScriptedCaller(synthesise, call)
+            if options.fault == "outage":
+                gateway.plan_outage(lambda: scripted.turn == 2, note, speed=speed)
+        try:
+            await call.run(caller)
+        finally:
+            logger.removeHandler(notes)
+    return call
 
 
 def finish(call: Call, display: Display, out: Path, *, sockets: int) -> int:
@@ -144,7 +184,8 @@ def finish(call: Call, display: Display, out: Path, *, sockets: int) -> int:
     bound = options.forced_drain_timeout + 2 * options.teardown_timeout + 0.5
     display.close(report, bound=bound)
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    display.line(f"  left open: {sockets} sockets, {len(tasks)} tasks")
+    names = ", ".join(sorted(task.get_name() for task in tasks))
+    display.line(f"  left open: {sockets} sockets, {len(tasks)} tasks{names and f' ({names})'}")
     out.mkdir(parents=True, exist_ok=True)
     call.line.write_wav(out / "call.wav")
     (out / "transcript.txt").write_text(transcript(call.log), encoding="utf-8")
@@ -172,9 +213,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--caller", type=Path, help="a recording of the caller, any audio file")
     parser.add_argument("--fast", action="store_true", help="don't wait for real time")
+    parser.add_argument("--gateway", action="store_true", help="all models behind a gateway")
+    parser.add_argument(
+        "--fault", choices=("outage",), help="what happens to the gateway during the call"
+    )
     parser.add_argument("--out", type=Path, default=Path("out"), help="where to write the results")
     options = parser.parse_args()
+    if options.fault and not (options.gateway and options.caller is None):
+        parser.error("--fault needs --gateway, and the scripted caller")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    logging.getLogger().handlers[0].setLevel(logging.WARNING)
     try:
         return asyncio.run(run(options))
     except CallerFileError as error:

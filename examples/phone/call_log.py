@@ -56,7 +56,7 @@ class CallLog:
         session.on("user_input_transcribed", self._on_transcript)
         session.on("conversation_item_added", self._on_item)
         session.on("tool_execution_updated", self._on_tool)
-        session.on("error", lambda ev: self.add("note", f"error: {ev.error}"))
+        session.on("error", self._on_error)
         session.on("close", self._on_close)
 
     def _on_transcript(self, ev: Any) -> None:
@@ -93,6 +93,13 @@ class CallLog:
             name = self._tool_names.get(update.call_id, "tool")
             self.tools_running.discard(name)
             self.add("tool_end", name, f"{update.status}: {update.message or ''}".rstrip(": "))
+
+    def _on_error(self, ev: Any) -> None:
+        # errors of models carry the exception, and whether they go on by themselves
+        cause = getattr(ev.error, "error", ev.error)
+        message = getattr(cause, "message", str(cause))
+        recovers = getattr(ev.error, "recoverable", False)
+        self.add("note", f"{message}{' (trying again)' if recovers else ''}")
 
     def _on_close(self, ev: Any) -> None:
         self.report = ev.report

@@ -78,6 +78,11 @@ class ScriptedCaller:
         self._held = 0.0
         self._agent_was_heard = False
 
+    @property
+    def turn(self) -> int:
+        """Number of the sentence that is being spoken, from 1; 0 in between."""
+        return len(SCRIPT) - len(self._turns) if self._speaking else 0
+
     def __call__(self) -> bytes | None:
         """The next frame, or None: hung up."""
         if self._speaking:

@@ -81,6 +81,8 @@ class GatewayEmulator:
         self._runner: web.AppRunner | None = None
         self._site: web.TCPSite | None = None
         self._scope = TaskScope("gateway emulator")
+        self.on_record: Callable[[ConnectionRecord], None] = lambda record: None
+        """Called with each connection and request when it has ended."""
         self._ended = asyncio.Event()
 
     # -- life -------------------------------------------------------------------------------------
@@ -292,6 +294,7 @@ class GatewayEmulator:
             if record.closed_by is None:
                 record.closed_by = "lost"
             self._ended.set()
+            self.on_record(record)
 
     async def _serve(
         self, serve: Callable[[Wire], Any], wire: Wire, fault: Fault | None, number: int
@@ -318,6 +321,7 @@ class GatewayEmulator:
         finally:
             record.closed_at = asyncio.get_running_loop().time()
             self._ended.set()
+            self.on_record(record)
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
         return web.json_response({"object": "list", "data": []})

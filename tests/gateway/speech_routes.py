@@ -56,8 +56,8 @@ class SttRoute:
                     emit(stt.encode_server(stt.SessionClosed()))
                 await wire.progress()
         finally:
-            await recognizer.aclose()
             scope.cancel_soon()
+            await recognizer.aclose()
 
     def _hear(self, wire: Wire, pcm: bytes, sample_rate: int) -> None:
         wire.record.audio_seconds += len(pcm) / 2 / sample_rate
@@ -86,6 +86,8 @@ class TtsRoute:
             await asyncio.wait({speaking, receiving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             scope.cancel_soon()
+            for task in (speaking, receiving):
+                task.add_done_callback(_retrieve)
 
     async def _receive(self, wire: Wire, sentences: Chan[str | None]) -> None:
         while True:
@@ -121,6 +123,12 @@ class TtsRoute:
             length = wire.record.audio_seconds - began
             marks = _spread(sentence.split(), began, length)
             await wire.send(tts.encode_server(tts.OutputAlignment(marks, None, wire.session_id)))
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """How it ended is of no interest; asyncio need not complain."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _spread(words: list[str], start: float, length: float) -> tuple[tts.Mark, ...]:

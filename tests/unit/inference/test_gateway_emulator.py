@@ -7,6 +7,7 @@ import json
 import aiohttp
 import pytest
 from gateway import GatewayEmulator, faults
+from gateway.__main__ import parse_fault
 from gateway.calls import calling, emulated, sentence
 from gateway.recognizers import TONE_WORDS, ToneRecognizer, speak_tones
 
@@ -133,3 +134,28 @@ async def test_faults_are_for_one_connection_each_unless_they_stand() -> None:
                 await session.ws_connect(gateway.base_url + "/stt", headers=_headers(gateway))
             statuses.append(caught.value.status)
     assert statuses == [503, 404, 500]
+
+
+def test_faults_can_be_given_on_the_command_line() -> None:
+    assert parse_fault("stt:drop:how=1011,after_audio=2.5") == (
+        "stt",
+        faults.drop(1011, after_audio=2.5),
+    )
+    assert parse_fault("llm:completion:kind=drip") == ("llm", faults.completion("drip"))
+    assert parse_fault("tts:no_close_reply") == ("tts", faults.no_close_reply())
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("sst:drop", "no route 'sst'"),
+        ("stt:dorp", "no fault 'dorp'"),
+        ("stt:Fault", "no fault 'Fault'"),
+        ("stt:drop:1011", "should be OPTION=VALUE"),
+        ("stt:drop:when=1", "unexpected keyword"),
+        ("stt:refuse", "missing"),
+    ],
+)
+def test_a_fault_that_can_not_be_read_is_explained(text: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        parse_fault(text)

@@ -74,6 +74,7 @@ class GatewaySocket:
             data: str | bytes = message.data
             return data
         code = self._ws.close_code
+        code = None if code is None else int(code)  # some versions give members of an enum
         if message.type is aiohttp.WSMsgType.ERROR:
             return Closed(code, cause=self._ws.exception() or _as_exception(message.data))
         reason = message.extra if isinstance(message.extra, str) else ""

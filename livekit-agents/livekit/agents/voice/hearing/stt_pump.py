@@ -222,7 +222,11 @@ class STTPump:
         if failed is not None and not self._final_attempt:
             seconds = stream._inherit(failed)
             if seconds:
-                logger.info("a new STT stream gets %.1f s of audio of the failed one", seconds)
+                logger.info(
+                    "a new STT stream gets %.1f s of audio of the failed one",
+                    seconds,
+                    extra={"replayed_audio_duration": seconds},
+                )
         self._live = stream
         self._stream_opened = True
 
