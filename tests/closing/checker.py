@@ -274,6 +274,7 @@ class CloseChecker:
 
     def _fingerprint(self) -> list[Any]:
         marks: list[Any] = [item.id for item in self.session.history.items]
+        marks.append(len(self.session._recorded_events))
         if self._sink is not None:
             marks.append(self._sink.audible)
         marks += [len(getattr(model, "requests", ())) for model in self._models]

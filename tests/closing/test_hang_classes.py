@@ -8,18 +8,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from closing.checker import MILLISECONDS, CloseChecker
+from closing.bench import Bench, outputs, said, tool_calls
+from closing.checker import MILLISECONDS
 from closing.closers import participant_leaves, shutdown_at_once
 from closing.parking import AWAITS, IGNORES, RAISES, SLEEPS, Parking
 from closing.scene import Ask, Scene, Second, StuckTextDetector
 
-from fakes.llm import FakeLLM, Reply, call
-from fakes.session import make_session, now
-from fakes.speaker import Speaker
-from fakes.stt import FakeSTT
-from fakes.tts import FakeTTS
-from fakes.vad import FakeVAD
-from livekit.agents.llm import FunctionCallOutput, ToolError, Toolset, function_tool
+from fakes.session import now
+from livekit.agents.llm import ToolError, Toolset, function_tool
 from livekit.agents.voice import Agent, AgentSession, AgentTask, CloseReason, RunContext
 from livekit.agents.voice.session_start import _job_shutdown
 
@@ -42,48 +38,6 @@ async def scene_of(
 
 async def check(scene: Scene, **expected: Any) -> float:
     return await scene.checker.check(let_go=scene.parking.let_go, restart=scene.restart, **expected)
-
-
-def outputs(session: AgentSession[Any]) -> dict[str, FunctionCallOutput]:
-    items = session.history.items
-    return {item.name: item for item in items if item.type == "function_call_output"}
-
-
-def said(session: AgentSession[Any]) -> list[str]:
-    return [m.text_content or "" for m in session.history.messages()]
-
-
-class Bench:
-    """A session with a scripted LLM and plain agents, watched by the checker."""
-
-    def __init__(self, *replies: Any, **options: Any) -> None:
-        self.llm = FakeLLM(list(replies), default="well")
-        self.stt, self.vad, self.tts = FakeSTT(), FakeVAD(), FakeTTS()
-        self.session = make_session(
-            self.llm,
-            stt=self.stt,
-            vad=self.vad,
-            tts=self.tts,
-            aec_warmup_duration=None,
-            **options,
-        )
-        self.checker = CloseChecker(self.session, models=[self.llm, self.stt, self.vad, self.tts])
-        self.session.output.audio = Speaker()
-
-    async def closes(self, **expected: Any) -> float:
-        """Close by force, and check it."""
-        self.checker.requested()
-        self.session.shutdown(drain=False)
-        return await self.checker.check(restart=self.restart, **expected)
-
-    async def restart(self) -> None:
-        self.llm.replies = []
-        self.session.output.audio = Speaker()
-        await self.session.start(Agent(instructions="second life"))
-
-
-def tool_calls(*names: str) -> Reply:
-    return Reply(tool_calls=[call(name) for name in names])
 
 
 # S1: one speech never ends, so the STT behind it in the queue is never closed, and reconnects for ever

@@ -234,10 +234,17 @@ class Agent:
 
     # -- while running --------------------------------------------------------------------------
 
-    def _get_activity_or_raise(self) -> AgentActivity:
-        if self._activity is None:
-            raise RuntimeError("no activity context found, the agent is not running")
+    def _running_activity(self) -> AgentActivity | None:
+        """The present run of this agent, if any; refused to what survived an earlier one."""
+        if self._activity is not None:
+            self._activity.session._refuse_former_life()
         return self._activity
+
+    def _get_activity_or_raise(self) -> AgentActivity:
+        activity = self._running_activity()
+        if activity is None:
+            raise RuntimeError("no activity context found, the agent is not running")
+        return activity
 
     @property
     def session(self) -> AgentSession[Any]:
@@ -272,10 +279,11 @@ class Agent:
 
     async def update_instructions(self, instructions: str | llm_module.Instructions) -> None:
         """Replace the instructions; on a running agent they count from the next reply on."""
-        if self._activity is None:
+        activity = self._running_activity()
+        if activity is None:
             self._instructions = instructions
             return
-        await self._activity.update_instructions(instructions)
+        await activity.update_instructions(instructions)
 
     async def update_tools(self, tools: list[Tool | Toolset | Callable[..., Any]]) -> None:
         """Replace the tools. Of two with the same id the last counts.
@@ -296,11 +304,12 @@ class Agent:
                 raise TypeError(f"Invalid tool type: {type(tool)}. Expected Tool or ToolSet.")
             checked.pop(tool.id, None)
             checked[tool.id] = tool
-        if self._activity is None:
+        activity = self._running_activity()
+        if activity is None:
             self._tools = list(checked.values())
             self._chat_ctx = self._chat_ctx.copy(tools=self._tools)
             return
-        await self._activity.update_tools(list(checked.values()))
+        await activity.update_tools(list(checked.values()))
 
     async def update_chat_ctx(
         self, chat_ctx: ChatContext, *, exclude_invalid_function_calls: bool = True
@@ -310,14 +319,15 @@ class Agent:
         Args:
             exclude_invalid_function_calls: Leave out calls of tools that the agent lacks.
         """
-        if self._activity is None:
+        activity = self._running_activity()
+        if activity is None:
             self._chat_ctx = (
                 chat_ctx.copy(tools=self._tools)
                 if exclude_invalid_function_calls
                 else chat_ctx.copy()
             )
             return
-        await self._activity.update_chat_ctx(
+        await activity.update_chat_ctx(
             chat_ctx, exclude_invalid_function_calls=exclude_invalid_function_calls
         )
 
@@ -337,8 +347,9 @@ class Agent:
             ValueError: If a VAD cannot serve the active turn detector.
         """
         new_stt, new_llm, new_tts = resolve_stt(stt), resolve_llm(llm), resolve_tts(tts)
-        if self._activity is not None:
-            self._activity.swap_models(stt=new_stt, vad=vad, llm=new_llm, tts=new_tts)
+        activity = self._running_activity()
+        if activity is not None:
+            activity.swap_models(stt=new_stt, vad=vad, llm=new_llm, tts=new_tts)
         if is_given(new_stt):
             self._stt = new_stt
         if is_given(vad):

@@ -20,6 +20,7 @@ from ..llm import (
 from ..log import logger
 from ..types import NOT_GIVEN, NotGivenOr
 from ..utils.aio import TaskScope
+from ..utils.aio.task_scope import log_failure
 from . import activity_wiring as wiring
 from ._context import (
     InlineOwner,
@@ -305,7 +306,7 @@ class AgentActivity(ActivityChanges, ActivityRecognitionHooks, ActivityModels):
             try:
                 await hook()
             except Exception as error:
-                logger.exception("error in %s of %s", name, self._agent.id)
+                log_failure("error in %s of %s", name, self._agent.id)
                 if name == "on_enter":
                     for callback in self._on_enter_error:
                         callback(error)

@@ -328,6 +328,7 @@ class AgentSession(ClosesOnExit, SessionConversation, Generic[Userdata_T]):
         Raises:
             RuntimeError: "session closed" if the session was closed meanwhile.
         """
+        self._refuse_former_life()
         await session_start.wait_for_former_close(self)
         if self._started:
             return None
@@ -365,6 +366,8 @@ class AgentSession(ClosesOnExit, SessionConversation, Generic[Userdata_T]):
                 the same as `aclose()`, and a graceful close that is already running becomes a
                 forced one.
         """
+        if self._started:
+            self._refuse_former_life()
         self._close_soon(reason=CloseReason.USER_INITIATED, drain=drain)
 
     async def aclose(self) -> None:
@@ -375,6 +378,8 @@ class AgentSession(ClosesOnExit, SessionConversation, Generic[Userdata_T]):
         Safe to call from a tool, a hook or a handler, and repeatedly. Cancelling the caller
         cancels its wait, not the close.
         """
+        if self._started:
+            self._refuse_former_life()
         if self._is_closing:
             assert self._close is not None
             self._close.join_draining()

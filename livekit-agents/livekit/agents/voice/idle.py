@@ -73,6 +73,7 @@ class IdleWatch:
         """
         from .agent_activity import ActivityClosedError
 
+        self._session._refuse_former_life()
         while True:
             activity = self._session._activity
             if activity is None:

@@ -15,7 +15,7 @@ from ..llm import ChatContext, ChatItem, ChatMessage
 from ..log import logger
 from ..metrics import AgentSessionUsage, ModelUsageCollector
 from ..types import NOT_GIVEN, NotGivenOr
-from ..utils.aio.task_scope import is_abandoned
+from ..utils.aio.task_scope import is_abandoned, running_task
 from ._context import current_activity, in_exit_hook
 from .events import (
     AgentEvent,
@@ -213,9 +213,13 @@ class SessionBase(IsolatedEmitter[EventTypes]):
             raise RuntimeError("AgentSession isn't running")
         return self._activity
 
+    def _is_former_life(self) -> bool:
+        """Whether the running task belongs to a run of the session that has closed."""
+        task = running_task()
+        return task is not None and (task in self._former_tasks or is_abandoned(task))
+
     def _refuse_former_life(self) -> None:
-        task = asyncio.current_task()
-        if task in self._former_tasks or is_abandoned(task):
+        if self._is_former_life():
             raise RuntimeError(
                 "the session run that this task belongs to has closed; it can't act on a later one"
             )
@@ -347,6 +351,8 @@ class SessionBase(IsolatedEmitter[EventTypes]):
 
     def _on_error(self, error: Any, source: Any) -> None:
         """A component failed: tell the handlers, and close when it can't be borne any longer."""
+        if self._is_former_life():
+            return  # it failed for a run that is over
         self.emit("error", ErrorEvent(error=error, source=source))
         if getattr(error, "recoverable", False):
             return

@@ -12,7 +12,7 @@ from ..log import logger
 from ..telemetry.traces import tracer
 from ..types import NOT_GIVEN, NotGivenOr
 from ..utils.aio import Survivor, TaskScope
-from ..utils.aio.task_scope import current_ledger
+from ..utils.aio.task_scope import current_ledger, log_failure
 from ._context import (
     InlineOwner,
     bound,
@@ -165,7 +165,7 @@ class ToolExecutor:
         except Exception as raised:
             error = raised
             if not _is_expected(raised):
-                logger.exception('the tool "%s" failed', running.call.name)
+                log_failure('the tool "%s" failed', running.call.name)
         self._finish(running, output, error)
 
     async def _call(self, running: RunningTool) -> Any:

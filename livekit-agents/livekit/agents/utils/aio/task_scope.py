@@ -7,11 +7,13 @@ kept in a registry so that it is neither garbage collected nor forgotten, and ne
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
 import traceback
+import types
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, TypeVar
 
 from ...log import logger
@@ -26,7 +28,9 @@ __all__ = [
     "await_stack",
     "current_ledger",
     "is_abandoned",
+    "log_failure",
     "run_bounded",
+    "running_task",
     "wait_until",
 ]
 
@@ -393,6 +397,18 @@ def is_abandoned(task: asyncio.Future[Any] | None) -> bool:
     return task in _abandoned
 
 
+def log_failure(message: str, *args: object, **extra: object) -> None:
+    """Log the exception that is being handled, at ERROR; at DEBUG in a task that was given up.
+
+    Args:
+        message: as for `logging`.
+        args: as for `logging`.
+        extra: further attributes of the record.
+    """
+    level = logging.DEBUG if is_abandoned(running_task()) else logging.ERROR
+    logger.log(level, message, *args, exc_info=True, extra=extra)
+
+
 def abandon(task: asyncio.Future[Any], owner: str, *, started: float | None = None) -> Survivor:
     """Give up waiting for a task that does not end, and describe it.
 
@@ -443,13 +459,15 @@ def _retrieve(task: asyncio.Future[Any]) -> None:
 def await_stack(task: asyncio.Future[Any]) -> str:
     """Where a task is suspended: its frames, outermost first, and what it finally awaits.
 
-    `asyncio.Task.get_stack` stops at the outermost coroutine; this follows the chain of awaits.
+    `asyncio.Task.get_stack` stops at the outermost coroutine; this follows the chain of awaits,
+    through async generators too.
     """
     if not isinstance(task, asyncio.Task):
         return repr(task)
-    frames: list[FrameType] = []
+    frames: list[types.FrameType] = []
     awaited: Any = task.get_coro()
     while awaited is not None:
+        awaited = _within(awaited)
         for kind in ("cr", "gi", "ag"):
             frame = getattr(awaited, f"{kind}_frame", None)
             if frame is not None:
@@ -517,19 +535,36 @@ current_ledger: ContextVar[Ledger | None] = ContextVar("lk_ledger", default=None
 """Where scopes enter the tasks that they asked to end; None where nobody keeps a ledger."""
 
 
+def _within(awaited: Any) -> Any:
+    """What a wrapper that Python makes (for `async for`, for `__await__`) wraps; else itself."""
+    if type(awaited).__name__ in _WRAPPERS:
+        for inner in gc.get_referents(awaited):
+            if isinstance(inner, (types.AsyncGeneratorType, types.CoroutineType)):
+                return inner
+    return awaited
+
+
+_WRAPPERS = {
+    "async_generator_asend",
+    "async_generator_athrow",
+    "coroutine_wrapper",
+    "anext_awaitable",
+}
+
 F = TypeVar("F", bound="asyncio.Future[Any]")
 
 
 def _others(futures: Iterable[F]) -> list[F]:
     """The unfinished among ``futures``, without the task that asks."""
-    current = _current_task()
+    current = running_task()
     return [future for future in futures if future is not current and not future.done()]
 
 
-def _current_task() -> asyncio.Task[Any] | None:
+def running_task() -> asyncio.Task[Any] | None:
+    """The task that runs; None in plain code and in other threads."""
     try:
         return asyncio.current_task()
-    except RuntimeError:  # no running loop: called from plain code
+    except RuntimeError:  # no running loop
         return None
 
 

@@ -98,6 +98,7 @@ class STTPump:
         self._unheard: list[SpeechEvent] = []
         self._on_failure: Callable[[Exception], None] | None = None
         self._final_attempt = False
+        self._closed = False
         self._backoff = Backoff()
         self._heard_something = False
         self._stream_opened = False
@@ -160,6 +161,7 @@ class STTPump:
                 await wait_until(self._scope.tasks, max(0.0, patience - _LIVE_STREAM_PATIENCE))
             return await self._scope.cancel(grace)
         finally:
+            self._closed = True
             self._scope.cancel_soon()  # also when nobody waits any more
 
     # -- audio ----------------------------------------------------------------------------------
@@ -304,6 +306,8 @@ class STTPump:
         return delay
 
     def _deliver(self, item: object) -> None:
+        if self._closed:
+            return  # the node goes on although it was given up
         if isinstance(item, str):
             if not item:
                 return

@@ -13,6 +13,7 @@ from ...metrics import EOUMetrics
 from ...metrics.base import Metadata
 from ...telemetry import trace_types, tracer
 from ...utils.aio import TaskScope, wait_until
+from ...utils.aio.task_scope import log_failure
 from ..speech_handle import SpeechHandle
 from .activity import HearingActivity, interruption_options
 from .barge_in import word_count
@@ -139,7 +140,7 @@ class UserTurns:
             self._keep(turn)
             raise
         except Exception:
-            logger.exception("answering a user turn failed, its words are kept in the history")
+            log_failure("answering a user turn failed, its words are kept in the history")
             self._keep(turn)
 
     async def _answer(self, turn: _Turn, *, skip_reply: bool) -> SpeechHandle | None:
@@ -225,9 +226,7 @@ class UserTurns:
                     self._activity.replies.drop_preemptive()
                     return False
         except Exception:
-            logger.exception(
-                "error in on_user_turn_completed of %s, the turn gets no reply", agent.id
-            )
+            log_failure("error in on_user_turn_completed of %s, the turn gets no reply", agent.id)
             self._activity.replies.drop_preemptive()
             self._keep(turn)
             return False
@@ -318,7 +317,7 @@ class UserTurns:
         try:
             await self._activity.agent.on_user_turn_exceeded(ev)
         except Exception:
-            logger.exception("error in on_user_turn_exceeded of %s", self._activity.agent.id)
+            log_failure("error in on_user_turn_exceeded of %s", self._activity.agent.id)
         finally:
             self._exceeded_running = False
 

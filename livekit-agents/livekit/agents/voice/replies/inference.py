@@ -13,6 +13,7 @@ from ...llm.llm import RESTARTED
 from ...log import logger
 from ...types import USERDATA_TIMED_TRANSCRIPT, USERDATA_TTS_STARTED_TIME, FlushSentinel
 from ...utils.aio import Chan
+from ...utils.aio.task_scope import log_failure
 
 if TYPE_CHECKING:
     from livekit import rtc
@@ -38,7 +39,7 @@ async def close_node(node: Any) -> None:
     try:
         await aclose()
     except Exception:
-        logger.exception("closing %r failed", node)
+        log_failure("closing %r failed", node)
 
 
 class TextSegment:
@@ -122,7 +123,7 @@ class LLMInference:
             await self._consume(node)
         except Exception as error:
             self.error = error
-            logger.exception("error in llm_node of %s", self._agent.id)
+            log_failure("error in llm_node of %s", self._agent.id)
         finally:
             self.end()
             await close_node(node)
@@ -276,7 +277,7 @@ class TTSInference:
                     self._take(frame)
         except Exception as error:
             self.error = error
-            logger.exception("error in tts_node of %s", self._agent.id)
+            log_failure("error in tts_node of %s", self._agent.id)
         finally:
             self.end()
             await close_node(node)

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING, Any
 
 from ...llm import ChatMessage
-from ...log import logger
 from ...types import NOT_GIVEN
 from ...utils.aio import TaskScope
+from ...utils.aio.task_scope import log_failure
 from .inference import TextSegment, TTSInference, timed_or_raw
 from .segment import SegmentPlayback
 from .step import CHILD_GRACE, settle_state, voiced
@@ -59,7 +59,7 @@ class SayTask:
                 self._commit()
         except Exception as error:
             self._handle._set_error(error)
-            logger.exception("saying a text failed", extra={"speech_id": self._handle.id})
+            log_failure("saying a text failed", speech_id=self._handle.id)
         finally:
             forget()
             if self._session.agent_state == "speaking" and self._started_at is not None:
@@ -108,7 +108,7 @@ class SayTask:
                     segment.push(delta)
         except Exception as error:
             self._handle._set_error(error)
-            logger.exception("the text given to say() failed")
+            log_failure("the text given to say() failed")
         finally:
             segment.end()
 

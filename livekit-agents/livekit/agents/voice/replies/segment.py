@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from livekit import rtc
 
-from ...log import logger
 from ...utils.aio import TaskScope, wait_until
+from ...utils.aio.task_scope import log_failure
 from .inference import TextSegment, TTSInference, close_node, resolve_node
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class SegmentPlayback:
         try:
             result = command()
         except Exception:
-            logger.exception("%s failed", command.__qualname__)
+            log_failure("%s failed", command.__qualname__)
             return None
         return self._activity.session._run_beside(result, name=command.__qualname__)
 
@@ -175,7 +175,7 @@ class SegmentPlayback:
             raise
         except Exception as error:
             self.error = error
-            logger.exception("forwarding audio to %s failed", output.label)
+            log_failure("forwarding audio to %s failed", output.label)
         finally:
             await close_node(self._frames)
         if self._tts is not None and self._tts.error is not None:
@@ -230,7 +230,7 @@ class SegmentPlayback:
             self._transcribed = True
         except Exception as error:
             self.error = error
-            logger.exception("forwarding the transcript failed")
+            log_failure("forwarding the transcript failed")
         finally:
             if output is not None and not self._ended:
                 self._tell(output.flush)

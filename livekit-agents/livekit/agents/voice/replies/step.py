@@ -14,6 +14,7 @@ from ...log import logger
 from ...types import NOT_GIVEN, NotGiven, NotGivenOr
 from ...utils import shortuuid
 from ...utils.aio import Chan, TaskScope
+from ...utils.aio.task_scope import log_failure
 from ..generation import (
     mark_instructions_cache_boundary,
     remove_expressive_instructions,
@@ -307,7 +308,7 @@ class ReplyStep:
             await self._voice_each_segment()
         except Exception as error:
             self._handle._set_error(error)
-            logger.exception("preparing the voice of a reply failed")
+            log_failure("preparing the voice of a reply failed")
         finally:
             self._voiced.close()
 
@@ -484,7 +485,7 @@ async def run_reply(activity: AgentActivity, handle: SpeechHandle, request: Repl
             step_over(activity, handle)
     except Exception as error:
         handle._set_error(error)
-        logger.exception("a reply failed", extra={"speech_id": handle.id})
+        log_failure("a reply failed", speech_id=handle.id)
     finally:
         step_over(activity, handle)
         settle_state(activity, handle)
