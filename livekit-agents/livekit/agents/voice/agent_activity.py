@@ -251,6 +251,7 @@ class AgentActivity(ActivityChanges, ActivityRecognitionHooks, ActivityModels):
             finally:
                 unblock()
             self._paused_for_inline = True
+            self.scheduler.suspend()
             reuse = wiring.detach_reusable(self, new_activity)
             await self._unwire()
             return reuse

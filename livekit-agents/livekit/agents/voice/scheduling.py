@@ -135,6 +135,7 @@ class SpeechScheduler:
         self._blocked: Counter[asyncio.Task[Any]] = Counter()
         self._blocked_handles: Counter[SpeechHandle] = Counter()
         self._paused = True
+        self._suspended = False
         self._cut_off = False
         self._spare: frozenset[asyncio.Task[Any]] = frozenset()
         self._last_ended_at = float("-inf")
@@ -251,7 +252,7 @@ class SpeechScheduler:
 
     def _advance(self) -> None:
         """Make the next live speech current and authorize it, if nothing plays."""
-        while self._current is None and self._queue:
+        while self._current is None and self._queue and not self._suspended:
             handle = self._queue.pop()
             if not handle.done():
                 self._current = handle
@@ -366,12 +367,17 @@ class SpeechScheduler:
     def open(self) -> None:
         """Accept speech (start, or resume after an inline task)."""
         if not self._cut_off:
-            self._paused = False
+            self._paused = self._suspended = False
+            self._advance()
 
     def pause(self) -> None:
         """Refuse new speech; what is queued still plays."""
         self._paused = True
         self._changed()
+
+    def suspend(self) -> None:
+        """Another agent has the floor: replies to tools that still run wait for `open`, too."""
+        self._suspended = True
 
     def block(
         self, tasks: Iterable[asyncio.Task[Any]], handle: SpeechHandle | None = None
