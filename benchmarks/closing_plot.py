@@ -28,7 +28,7 @@ def draw(directory: Path) -> None:
     packages = list(next(iter(results["scenarios"].values())))
     colours = dict(zip(packages, (OURS, THEIRS), strict=False))
     figure = plt.figure(figsize=(13, 10.5))
-    grid = figure.add_gridspec(2, 2, width_ratios=(1.25, 1), wspace=0.12, hspace=0.28)
+    grid = figure.add_gridspec(2, 2, width_ratios=(1.25, 1), wspace=0.22, hspace=0.28)
     scenarios(figure.add_subplot(grid[:, 0]), results, colours)
     crowds_time(figure.add_subplot(grid[0, 1]), results, colours)
     crowds_orphans(figure.add_subplot(grid[1, 1]), results, colours)
@@ -42,6 +42,10 @@ def plain(axes: Any, title: str) -> None:
         axes.spines[side].set_visible(False)
 
 
+def seconds(value: float) -> str:
+    return f"{value * 1000:.0f} ms" if value < 0.1 else f"{value:.1f} s"
+
+
 def scenarios(axes: Any, results: Any, colours: dict[str, str]) -> None:
     """One row per scenario: when the session closed, or that it never did."""
     patience = results["patience_s"]
@@ -51,7 +55,11 @@ def scenarios(axes: Any, results: Any, colours: dict[str, str]) -> None:
             run = runs[package]
             y = index + (offset - 0.5) * 0.36
             if run["closed"] == run["of"]:
-                axes.barh(y, max(run["last_s"], 0.04), 0.32, color=colour)
+                width = max(run["last_s"], 0.04)
+                axes.barh(y, width, 0.32, color=colour)
+                axes.text(
+                    width + 0.08, y, seconds(run["last_s"]), fontsize=7, color=colour, va="center"
+                )
             else:
                 axes.barh(y, patience, 0.32, color=colour, alpha=0.18)
                 axes.plot(patience, y, marker=">", color=colour, markersize=5, clip_on=False)
@@ -87,7 +95,7 @@ def crowds_time(axes: Any, results: Any, colours: dict[str, str]) -> None:
             axes.annotate(
                 LABELS[name],
                 (counts[0], times[0]),
-                (4, 7),
+                (4, 7) if name == "tool" else (8, -13),
                 textcoords="offset points",
                 color=colour,
                 fontsize=9,
