@@ -324,10 +324,10 @@ def end_steps(activity: AgentActivity) -> list[Step]:
     cut_off = activity.scheduler.was_cut_off
     budget = KILL / 2 if cut_off else activity.session.options.teardown_timeout / 2
     return [
-        Step("paused speech", activity.barge_in.aclose),
-        Step("speech tasks", lambda: activity.scheduler.aclose(budget)),
-        Step("tools", lambda: activity.tool_executor.aclose(budget)),
-        Step("activity tasks", lambda: activity.scope.cancel(budget)),
+        Step("paused speech", activity.barge_in.ending),
+        Step("speech tasks", lambda: activity.scheduler.ending(budget)),
+        Step("tools", lambda: activity.tool_executor.ending(budget)),
+        Step("activity tasks", lambda: activity.scope.ending(budget)),
     ]
 
 

@@ -437,9 +437,9 @@ class AgentActivity(ActivityChanges, ActivityRecognitionHooks, ActivityModels):
     def reap_steps(self, timeout: float) -> list[Any]:
         """Steps that wait at most `timeout` seconds for what was cut off."""
         return [
-            Step("speech that was cut off", lambda: self.scheduler.aclose(timeout)),
-            Step("tools that were cut off", lambda: self.tool_executor.aclose(timeout)),
-            Step("tasks that were cut off", lambda: self.scope.cancel(timeout)),
+            Step("speech that was cut off", lambda: self.scheduler.ending(timeout)),
+            Step("tools that were cut off", lambda: self.tool_executor.ending(timeout)),
+            Step("tasks that were cut off", lambda: self.scope.ending(timeout)),
         ]
 
     # -- speech ---------------------------------------------------------------------------------

@@ -436,9 +436,8 @@ class AgentSession(ClosesOnExit, SessionConversation, Generic[Userdata_T]):
         """A plan for ending one activity in ordinary life, with the session's budgets."""
         return ClosePlan(self._options.close_budgets, scope=self._teardowns)
 
-    async def _close_amd(self) -> None:
-        if self._amd is not None:
-            await self._amd.aclose()
+    def _close_amd(self) -> Any:
+        return self._amd.aclose() if self._amd is not None else None
 
     def _detach_inputs(self, plan: ClosePlan) -> None:
         self._detach(plan, self._input, "audio", "video")

@@ -133,8 +133,8 @@ StepAction = Callable[[], "Awaitable[Any] | None"]
 class Step:
     """Something a close has to do: a name for the report, and the action.
 
-    The action may be a plain function; an awaitable that it returns is awaited. A returned list
-    of `Survivor` is added to the report.
+    The action may be a plain function; an awaitable that it returns is awaited. A list of
+    `Survivor` that comes of that is added to the report.
     """
 
     name: str
@@ -206,8 +206,13 @@ class ClosePlan:
             if left is not None:
                 budget = min(budget, left)
             now = loop.time()
+            awaitable = self._begin(step)
+            if awaitable is None:
+                continue
             grace = 0.0 if step.keeps_budget else min(KILL, budget / 2)
-            task = self.scope.spawn(_act(step), name=f"close: {step.name}", log_errors=False)
+            task = self.scope.spawn(
+                _finish(awaitable), name=f"close: {step.name}", log_errors=False
+            )
             running[task] = _Running(step, now, now + budget - grace, now + budget)
             if budget <= 0:
                 await a_few_turns(task)
@@ -226,6 +231,22 @@ class ClosePlan:
                 elif not entry.cancelled and now >= entry.cancel_at:
                     entry.cancelled = True
                     task.cancel()
+
+    def _begin(self, step: Step) -> Awaitable[Any] | None:
+        """Call the action. None if that was all: a task for each would be most of a clean close."""
+        try:
+            result = step.action()
+        except asyncio.CancelledError:
+            self.note(step.name, 0.0, "ok", "ended by cancelling itself")
+            return None
+        except Exception as error:
+            self._failed(step.name, error, 0.0)
+            self._otherwise(step)
+            return None
+        if result is not None and hasattr(result, "__await__"):
+            return result
+        self.note(step.name, 0.0, "ok")
+        return None
 
     def _record(self, task: asyncio.Task[Any], entry: _Running) -> None:
         seconds = asyncio.get_running_loop().time() - entry.started
@@ -315,11 +336,8 @@ async def a_few_turns(*tasks: asyncio.Task[Any]) -> None:
         await asyncio.sleep(0)
 
 
-async def _act(step: Step) -> Any:
-    result = step.action()
-    if result is not None and hasattr(result, "__await__"):
-        return await result
-    return result
+async def _finish(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
 
 
 class Progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Literal
 
 from typing_extensions import TypedDict
@@ -184,10 +185,16 @@ class KeytermDetector(IsolatedEmitter[Literal["metrics_collected"]]):
 
     async def aclose(self, timeout: float = 1.5) -> list[Survivor]:
         """Stop looking, within `timeout` seconds. The terms stay; `start` works again."""
+        ending = self.ending(timeout)
+        return [] if ending is None else await ending
+
+    def ending(self, timeout: float = 1.5) -> Coroutine[Any, Any, list[Survivor]] | None:
+        """As `aclose`, begun at once; None when nothing is left to wait for."""
         scope = self._scope
         self._stop_looking()
-        if not scope.tasks:
-            return []
+        return self._end_passes(scope, timeout) if scope.tasks else None
+
+    async def _end_passes(self, scope: TaskScope, timeout: float) -> list[Survivor]:
         patience, grace = split(timeout)
         await wait_until(scope.tasks, patience)
         return await scope.cancel(grace)

@@ -473,6 +473,11 @@ class SpeechScheduler:
 
     async def aclose(self, timeout: float) -> list[Survivor]:
         """Cancel what is left, wait at most `timeout` seconds, return what ignored it."""
+        ending = self.ending(timeout)
+        return [] if ending is None else await ending
+
+    def ending(self, timeout: float) -> Coroutine[Any, Any, list[Survivor]] | None:
+        """As `aclose`, begun at once; None when nothing is left to wait for."""
         if not self._cut_off:
             self.cut_off()
-        return await self._scope.cancel(timeout, spare=self._spare)
+        return self._scope.ending(timeout, spare=self._spare)

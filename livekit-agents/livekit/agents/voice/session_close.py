@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from ..log import logger
-from ..utils.aio import Deadline, Survivor, wait_until
+from ..utils.aio import Deadline, Survivor, TaskScope, wait_until
 from ..utils.aio.task_scope import await_stack
 from ._context import current_function_call, current_speech_handle, inline_owner, speech_task
 from .closing import (
@@ -155,11 +155,14 @@ class SessionClose:
     async def _settle_start(self) -> None:
         """A start in progress may end by itself; when its time is over it is cancelled."""
         start = self._session._start_task
-        if start is not None and not start.done():
-            grace = min(KILL, self._budgets.teardown / 2)
-            if await wait_until(start, self._budgets.teardown - 2 * grace):
-                start.cancel()
-                await wait_until(start, grace)
+        if start is None or start.done():
+            # a reply whose failure is the reason of the close ends by itself, with its error
+            await asyncio.sleep(0)
+            return
+        grace = min(KILL, self._budgets.teardown / 2)
+        if await wait_until(start, self._budgets.teardown - 2 * grace):
+            start.cancel()
+            await wait_until(start, grace)
 
     async def _settle(self) -> None:
         """Let what was begun end: for as long as it takes, or within the forced allowance."""
@@ -168,7 +171,7 @@ class SessionClose:
             self._plan.attempt("begin to close", activity.begin_close)
         early = [
             Step("answering machine detection", self._session._close_amd),
-            Step("keyterm detection", self._session._keyterms.aclose),
+            Step("keyterm detection", self._session._keyterms.ending),
         ]
         self._plan.beside(self._plan.run(*early, deadline=self._close_by()), "detectors")
         if not self._graceful:
@@ -344,9 +347,12 @@ class SessionClose:
             activity._release_agent()
         session._activity = None
 
-    async def _end_teardowns(self) -> list[Survivor]:
+    def _end_teardowns(self) -> Any:
         """What handoffs had begun to tear down is not cut short, but given its time to end."""
         teardowns = self._session._teardowns
+        return self._outlast_teardowns(teardowns) if teardowns.tasks else teardowns.ending(KILL)
+
+    async def _outlast_teardowns(self, teardowns: TaskScope) -> list[Survivor]:
         await teardowns.join(self._budgets.teardown - 2 * KILL)
         return await teardowns.cancel(KILL)
 

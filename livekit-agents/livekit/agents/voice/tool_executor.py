@@ -340,8 +340,13 @@ class ToolExecutor:
 
     async def aclose(self, timeout: float) -> list[Survivor]:
         """Cancel what is left, wait at most `timeout` seconds, return what ignored it."""
+        ending = self.ending(timeout)
+        return [] if ending is None else await ending
+
+    def ending(self, timeout: float) -> Coroutine[Any, Any, list[Survivor]] | None:
+        """As `aclose`, begun at once; None when nothing is left to wait for."""
         self._closed = True
-        return await self._scope.cancel(timeout, spare=self._spare)
+        return self._scope.ending(timeout, spare=self._spare)
 
 
 def _is_expected(error: Exception) -> bool:

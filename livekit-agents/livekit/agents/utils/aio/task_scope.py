@@ -286,6 +286,15 @@ class TaskScope:
             await wait_until(running, deadline)
         return [self._abandon(task) for task in running if not task.done()]
 
+    def ending(
+        self, timeout: float, *, spare: Collection[asyncio.Task[Any]] = ()
+    ) -> Coroutine[Any, Any, list[Survivor]] | None:
+        """As `cancel`, begun at once: what is left to await, or None when nothing runs any more."""
+        self.cancel_soon(spare=spare)
+        if all(task in spare for task in _others(self._tasks)):
+            return None
+        return self.cancel(timeout, spare=spare)
+
     async def join(self, timeout: float | None = None) -> list[asyncio.Task[Any]]:
         """Wait until the tasks, including those started meanwhile, have ended by themselves.
 

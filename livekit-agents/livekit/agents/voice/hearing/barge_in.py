@@ -8,8 +8,8 @@ that gets a reply, make it an interruption; silence makes it a false one, and th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ...log import logger
 from ...utils.aio import Survivor, TaskScope
@@ -407,11 +407,16 @@ class BargeIn:
 
     async def aclose(self, timeout: float = 1.0) -> list[Survivor]:
         """Forget the pause and let the output play. Usable again afterwards (inline tasks)."""
+        ending = self.ending(timeout)
+        return [] if ending is None else await ending
+
+    def ending(self, timeout: float = 1.0) -> Coroutine[Any, Any, list[Survivor]] | None:
+        """As `aclose`, begun at once; None when nothing is left to wait for."""
         if (speech := self._machine.paused) is not None:
             self._machine.release(speech, goes_on=False)
         self.disarm()
         scope, self._scope = self._scope, TaskScope("barge-in")
-        return await scope.cancel(timeout)
+        return scope.ending(timeout)
 
     # -- what the machine does (PauseEffects) ---------------------------------------------------
 
