@@ -32,10 +32,10 @@ DOCS = ROOT / "docs"
 
 OURS, THEIRS = "this tree", PUBLISHED.replace("==", " ")
 COUNTS = [1, 10, 100, 1000]
-CROWDS = ["clean", "tool", "on_exit", "playout"]
+CROWDS = ["clean", "tool", "playout"]
 """Scenarios that are also tried with many sessions in one process."""
 
-SIDE_BY_SIDE = 4
+SIDE_BY_SIDE = 5
 """Scenarios with one session that are measured at the same time: nearly all of it is waiting."""
 
 Run = dict[str, Any]
