@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .._connections import Connections
 from .._exceptions import APIConnectionError, APIStatusError
-from .._streams import CLOSE_GRACE, ClosesOnExit, EventChannel, report_survivors
+from .._provider_stream import ProviderStream
+from .._streams import EventChannel
 from ..log import logger
 from ..telemetry._noop import NOOP_SPAN
-from ..utils.aio import Chan, ChanClosed, Survivor, TaskScope
+from ..utils.aio import Chan, ChanClosed
 from ..utils.retry import RetryPolicy, is_retryable
 from ._llm_data import RESTARTED, ChatChunk, CollectedResponse, LLMError
 from ._llm_tally import RequestTally
@@ -42,7 +42,7 @@ _CLIENT_CLOSED_REQUEST = 499
 """Status of a request that the client itself gave up: an end, not a failure."""
 
 
-class LLMStream(ABC, ClosesOnExit):
+class LLMStream(ProviderStream):
     """An answer under way, as an asynchronous iterator of `ChatChunk`. For one consumer.
 
     ::
@@ -102,24 +102,11 @@ class LLMStream(ABC, ClosesOnExit):
         self._tally = RequestTally()
         self._attempt_failed = False
         self._failure: Exception | None = None
-        self._closing = False
         self._ended = False
         self._readers = ReaderWatch(_DROPPED_AFTER, self._on_dropped)
         self._readers.note_reader()
 
-        self._scope = TaskScope(llm._label)
-        # Subclasses go on with their own set-up after this constructor. A task factory that runs
-        # tasks eagerly would call `_run` before they are done.
-        self._closing_task: asyncio.Task[None] | None = None
-        self._connections = Connections(f"{llm._label} stream")
-        self._survivors: list[Survivor] = []
-        self._constructing = True
-        with self._connections.recording():
-            self._task = self._scope.spawn(
-                self._main_task(), name=f"{type(self).__name__}._main_task", log_errors=False
-            )
-        self._task.add_done_callback(self._on_task_done)
-        self._constructing = False
+        self._open(llm._label)
 
     @abstractmethod
     async def _run(self) -> None:
@@ -253,49 +240,15 @@ class LLMStream(ABC, ClosesOnExit):
         record_metrics(self._llm_request_span, metrics)
         self._llm.emit("metrics_collected", metrics)
 
-    def _on_task_done(self, task: asyncio.Task[None]) -> None:
-        self._end(cancelled=task.cancelled())  # it may have been cancelled before it ever ran
-
     def _on_dropped(self) -> None:
         logger.warning(
             "%s: a stream was dropped without being closed, its request is cancelled",
             self._llm._label,
         )
-        self._begin_close(CLOSE_GRACE)
+        self._begin_close()
 
-    async def aclose(self) -> None:
-        """Stop, whatever the provider's code does.
-
-        Takes no longer than the plugin's own cleanup, and 2 s at most: code that ignores its
-        cancellation is abandoned with an error log, its connections are cut, and it can't emit
-        anything any more. Idempotent; calls at the same time share one close. Cancelling a call
-        ends its wait, not the close. Wakes a task that waits in `__anext__`.
-        """
-        await self._close(CLOSE_GRACE)
-
-    async def _close(self, grace: float) -> None:
-        """As `aclose`, leaving the provider's code `grace` seconds."""
-        closing = self._begin_close(grace)
-        if asyncio.current_task() is not self._task:  # which could wait for itself for ever
-            await asyncio.shield(closing)
-
-    def _begin_close(self, grace: float) -> asyncio.Task[None]:
-        if self._closing_task is None:
-            self._closing = True
-            self._event_ch.close()
-            self._closing_task = self._scope.spawn(
-                self._end_task(grace), name=f"{type(self).__name__}.aclose"
-            )
-            self._scope.cancel_soon(spare=(self._closing_task,))
-        return self._closing_task
-
-    async def _end_task(self, grace: float) -> None:
-        survivors = await self._scope.cancel(grace)
-        if survivors:
-            self._survivors = survivors
-            self._connections.cut()
-            report_survivors(survivors)
-        self._end(cancelled=True)
+    def _before_close(self) -> None:
+        self._event_ch.close()
 
     # -- for the consumer
 
@@ -349,9 +302,6 @@ class LLMStream(ABC, ClosesOnExit):
                 response.extra.update(extra)
         response.text = "".join(texts).strip()
         return response
-
-    def _left(self) -> None:
-        self._begin_close(CLOSE_GRACE)
 
 
 def _gave_up(error: Exception) -> bool:

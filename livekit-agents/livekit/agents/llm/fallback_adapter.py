@@ -281,7 +281,8 @@ class _Patience:
     async def __aexit__(self, *_: object) -> None:
         self._timer.cancel()
         if not self.exhausted:
-            await self._stream._close(_CHILD_GRACE)
+            self._stream._close_grace = _CHILD_GRACE
+            await self._stream.aclose()
 
     def _give_up(self) -> None:
         self.exhausted = True

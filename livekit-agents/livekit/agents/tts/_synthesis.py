@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from .._connections import Connections
 from .._exceptions import APIError, APIStatusError
-from .._streams import CLOSE_GRACE, ClosesOnExit, report_survivors
+from .._provider_stream import ProviderStream
 from ..log import logger
 from ..metrics.base import Metadata, TTSMetrics
-from ..utils.aio import Chan, ChanClosed, Survivor, TaskScope
+from ..utils.aio import Chan, ChanClosed
 from ..utils.retry import RetryPolicy
 from ._data import SynthesizedAudio, TTSError
 from ._tracing import RequestTrace
@@ -54,7 +53,7 @@ class Tally:
         self.segment_id = audio.segment_id
 
 
-class Synthesis(ABC, ClosesOnExit):
+class Synthesis(ProviderStream):
     """One synthesis under way. Base of `ChunkedStream` and `SynthesizeStream`.
 
     A single task runs the attempts. Audio goes from the attempt's `AudioEmitter` straight into the
@@ -90,24 +89,10 @@ class Synthesis(ABC, ClosesOnExit):
         self._emitter: AudioEmitter | None = None
         self._attempt_failed = False
         self._failure: BaseException | None = None
-        self._closing = False
         self._output_ended = False
-        self._close_grace = CLOSE_GRACE
         self._silent = False
 
-        self._scope = TaskScope(tts._label)
-        # Subclasses go on with their own set-up after this constructor. A task factory that runs
-        # tasks eagerly would call `_run` before they are done.
-        self._closing_task: asyncio.Task[None] | None = None
-        self._connections = Connections(f"{tts._label} stream")
-        self._survivors: list[Survivor] = []
-        self._constructing = True
-        with self._connections.recording():
-            self._task = self._scope.spawn(
-                self._main_task(), name=f"{type(self).__name__}._main_task", log_errors=False
-            )
-        self._task.add_done_callback(self._on_task_done)
-        self._constructing = False
+        self._open(tts._label)
 
     @abstractmethod
     async def _run(self, output_emitter: AudioEmitter) -> None:
@@ -150,7 +135,8 @@ class Synthesis(ABC, ClosesOnExit):
             raise APIError(f"no audio frames were pushed for text: {text}")
 
     def _before_close(self) -> None:
-        """Let go of the input, so that a plugin waiting for it can end."""
+        if self._emitter is not None:
+            self._emitter._detach()
 
     # -- attempts
 
@@ -168,7 +154,7 @@ class Synthesis(ABC, ClosesOnExit):
             self._failure = error
             raise
         finally:
-            self._end_output(cancelled=cancelled or self._closing)
+            self._end(cancelled=cancelled or self._closing)
 
     @property
     def _over(self) -> bool:
@@ -265,7 +251,7 @@ class Synthesis(ABC, ClosesOnExit):
 
     # -- end
 
-    def _end_output(self, *, cancelled: bool) -> None:
+    def _end(self, *, cancelled: bool) -> None:
         """Let the consumer finish, and report. Does nothing the second time."""
         if self._output_ended:
             return
@@ -274,43 +260,6 @@ class Synthesis(ABC, ClosesOnExit):
         if self._reports_metrics and not self._attempt_failed:
             self._report_end(cancelled=cancelled)
         self._trace.end()
-
-    def _on_task_done(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled():
-            task.exception()  # taken: the consumer sees it, or `aclose` made it moot
-        self._end_output(cancelled=task.cancelled())  # it may have been cancelled before it ran
-
-    async def aclose(self) -> None:
-        """Stop, whatever the provider's code does.
-
-        Takes no longer than the plugin's own cleanup, and 2 s at most: code that ignores its
-        cancellation is abandoned with an error log, its connections are cut, and it can't emit
-        audio any more. Idempotent; calls at the same time share one close. Cancelling a call ends
-        its wait, not the close. Wakes a task that waits in `__anext__`.
-        """
-        closing = self._begin_close()
-        if asyncio.current_task() is not self._task:  # which could wait for itself for ever
-            await asyncio.shield(closing)
-
-    def _begin_close(self) -> asyncio.Task[None]:
-        if self._closing_task is None:
-            self._closing = True
-            self._before_close()
-            if self._emitter is not None:
-                self._emitter._detach()
-            self._closing_task = self._scope.spawn(
-                self._close(), name=f"{type(self).__name__}.aclose"
-            )
-            self._scope.cancel_soon(spare=(self._closing_task,))
-        return self._closing_task
-
-    async def _close(self) -> None:
-        survivors = await self._scope.cancel(self._close_grace)
-        if survivors:
-            self._survivors = survivors
-            self._connections.cut()
-            report_survivors(survivors)
-        self._end_output(cancelled=True)
 
     def _report_nothing(self) -> None:
         """Leave errors and metrics to the stream that this one works for, on the same `TTS`."""
@@ -334,9 +283,6 @@ class Synthesis(ABC, ClosesOnExit):
 
     def __aiter__(self) -> AsyncIterator[SynthesizedAudio]:
         return self
-
-    def _left(self) -> None:
-        self._begin_close()
 
 
 def _gave_up(error: Exception) -> bool:

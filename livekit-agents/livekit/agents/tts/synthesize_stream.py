@@ -176,6 +176,7 @@ class SynthesizeStream(Synthesis):
             self._input_ended_at = self._loop.time()
         self._input_ch.close()
         self._stop_idle_timer()
+        super()._before_close()
 
     # -- a provider that goes silent
 
@@ -221,7 +222,7 @@ class SynthesizeStream(Synthesis):
         self._attempt_failed = True
         self._failure = error
         self._emit_error(error, recoverable=False)
-        self._end_output(cancelled=True)
+        self._end(cancelled=True)
 
     def _idle_error(self) -> APITimeoutError:
         return APITimeoutError(
