@@ -76,7 +76,8 @@ class ScriptedCaller:
         self._turns = deque((turn, voice(turn.text)) for turn in SCRIPT)
         self._speaking = b""
         self._held = 0.0
-        self._agent_was_heard = False
+        self._agent_answered = False
+        self._agent_was_silent = True
 
     @property
     def turn(self) -> int:
@@ -88,15 +89,18 @@ class ScriptedCaller:
         if self._speaking:
             frame, self._speaking = self._speaking[: 2 * SAMPLES], self._speaking[2 * SAMPLES :]
             return frame.ljust(2 * SAMPLES, b"\0")
-        self._agent_was_heard |= self._state.agent_speaking
+        # a reply that goes on for a moment after it was interrupted is no answer
+        self._agent_answered |= self._agent_was_silent and self._state.agent_speaking
+        self._agent_was_silent |= not self._state.agent_speaking
         turn, pcm = self._turns[0] if self._turns else (HANG_UP, b"")
-        holds = self._agent_was_heard and turn.when(self._state)
+        holds = self._agent_answered and turn.when(self._state)
         self._held = self._held + FRAME if holds else 0.0
         if self._held >= turn.after:
             if turn is HANG_UP:
                 return None
             self._turns.popleft()
-            self._speaking, self._held, self._agent_was_heard = pcm, 0.0, False
+            self._speaking, self._held = pcm, 0.0
+            self._agent_answered = self._agent_was_silent = False
         return SILENCE
 
 
