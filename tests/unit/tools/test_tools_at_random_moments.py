@@ -15,7 +15,16 @@ from fakes.tools import calls, tool_story
 from fakes.tts import FakeTTS
 from livekit.agents.llm import StopResponse, ToolError, ToolFlag, function_tool
 from livekit.agents.llm.async_toolset import AsyncToolset
-from livekit.agents.voice import Agent, RunContext
+from livekit.agents.voice import Agent, AgentTask, RunContext
+
+
+class Errand(AgentTask[None]):
+    def __init__(self) -> None:
+        super().__init__(instructions="be quick")
+
+    async def on_enter(self) -> None:
+        await self.session.say("one moment")
+        self.complete(None)
 
 
 async def act(ctx: RunContext, script: str) -> Any:
@@ -31,6 +40,8 @@ async def act(ctx: RunContext, script: str) -> Any:
         elif step == "w":
             async with ctx.with_filler("one moment", delay=0.5, interval=1):
                 await asyncio.sleep(2)
+        elif step == "i":
+            await Errand()
         elif step == "h":
             return Agent(instructions="next")
         elif step == "e":
@@ -49,7 +60,7 @@ replacing = function_tool(act, name="replacing", on_duplicate="replace", flags=T
 shared = function_tool(act, name="shared")
 owned = function_tool(act, name="owned")
 
-scripts = st.text("012599usfw", max_size=4).flatmap(
+scripts = st.text("012599usfwi", max_size=4).flatmap(
     lambda body: st.sampled_from(["", "e", "!", "h"]).map(lambda end: body + end)
 )
 tools = st.sampled_from(["plain", "cancellable", "rejecting", "replacing", "shared", "owned"])
