@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,7 @@ def simulated_job(
         room=room_info,
         type=agent.JobType.JT_ROOM,
         agent_name=server._agent_name,
+        enable_recording=_console_records(),
     )
     return RunningJobInfo(
         accept_arguments=JobAcceptArguments(name="", identity=identity, metadata=""),
@@ -59,6 +61,11 @@ def simulated_job(
         fake_job=fake_job,
         received_at=time.time(),
     )
+
+
+def _console_records() -> bool:
+    module = sys.modules.get("livekit.agents.cli.console")
+    return module is not None and bool(module.AgentsConsole.get_instance().record)
 
 
 def _token(server: AgentServer, room: str, identity: str, *, fake: bool) -> str:

@@ -191,6 +191,8 @@ def _resolve_recording(session: AgentSession[Any], request: StartRequest) -> Non
         )
     else:
         session.options.recording_options = resolve_recording(False)
+    if job._primary_agent_session is session:
+        job.init_recording(session.options.recording_options)
     if session not in job._session_shutdown_registered:
         job._session_shutdown_registered.add(session)
         job.add_shutdown_callback(_job_shutdown(session))
