@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from ..log import logger
+from ..telemetry.loop_monitor import start_monitoring, stop_monitoring
 from ..utils.aio import wait_until
 from .end_steps import describe_survivors
 
@@ -42,10 +43,12 @@ def run_loop(
     loop.set_debug(debug)
     loop.slow_callback_duration = 0.1
     created(loop)
+    start_monitoring(loop, name=name, emit_spans=name == "job")
     try:
         loop.run_until_complete(main())
     finally:
         try:
+            stop_monitoring(loop)
             loop.run_until_complete(_end(name))
         finally:
             asyncio.set_event_loop(None)
