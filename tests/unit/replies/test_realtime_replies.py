@@ -203,6 +203,18 @@ async def test_the_server_hears_the_user_and_answers() -> None:
         assert not created.user_initiated
 
 
+async def test_words_that_the_server_understood_bring_the_user_back() -> None:
+    async with realtime_call(user_away_timeout=10.0) as call:
+        await asyncio.sleep(9.0)
+        call.server.transcribe("I am still here", "u1")
+        await asyncio.sleep(9.0)
+        assert call.session.user_state == "listening"
+        await asyncio.sleep(2.0)
+        assert call.session.user_state == "away"
+        call.server.transcribe("and back again", "u2")
+        assert call.session.user_state == "listening"
+
+
 async def test_an_empty_transcript_adds_nothing() -> None:
     async with realtime_call() as call:
         call.server.transcribe("", "u1")

@@ -121,6 +121,9 @@ class RealtimeEvents:
         activity = self._activity
         if activity.recognition is not None:
             activity.recognition.take_transcript()
+        if self._session.user_state == "away":
+            self._session._update_user_state("listening")
+        self._session._state.arm_away()
         if not ev.transcript:
             give_up_place(activity.agent._chat_ctx, ev.item_id)
             return
