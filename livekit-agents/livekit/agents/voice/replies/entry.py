@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from ...llm import ChatContext, ChatMessage, RealtimeModel, Tool, ToolContext, Toolset
@@ -18,6 +19,7 @@ from ..events import SpeechCreatedEvent
 from ..speech_handle import DEFAULT_INPUT_DETAILS, InputDetails, SpeechHandle
 from .say import SayTask
 from .step import ReplyRequest, run_reply
+from .tracing import agent_turn
 
 if TYPE_CHECKING:
     from livekit import rtc
@@ -77,16 +79,18 @@ class Replies:
         if self._model_says() and activity.tts is None and not is_given(audio):
             from .realtime import say_with_model
 
-            task: Any = say_with_model(activity, handle, text, add_to_chat_ctx)
+            speak: Callable[[], Awaitable[None]] = partial(
+                say_with_model, activity, handle, text, add_to_chat_ctx
+            )
         else:
-            task = SayTask(
+            speak = SayTask(
                 activity,
                 handle,
                 text,
                 audio=audio if is_given(audio) else None,
                 add_to_chat_ctx=add_to_chat_ctx,
-            ).run()
-        activity.create_speech_task(task, speech_handle=handle, name=f"say {handle.id}")
+            ).run
+        self._begin(handle, speak, name=f"say {handle.id}")
         activity.scheduler.schedule(handle)
         return handle
 
@@ -136,7 +140,9 @@ class Replies:
             if answers_user_at is not None:
                 self.user_stopped(answers_user_at)
             only = NOT_GIVEN if _same_tools(chosen, activity.tools) else chosen
-            task: Any = reply_with_model(activity, handle, message, instructions, tool_choice, only)
+            speak: Callable[[], Awaitable[None]] = partial(
+                reply_with_model, activity, handle, message, instructions, tool_choice, only
+            )
         else:
             request = ReplyRequest(
                 chat_ctx=chat_ctx if chat_ctx is not None else activity.agent._chat_ctx,
@@ -146,11 +152,18 @@ class Replies:
                 tool_choice=tool_choice,
                 answers_user_at=answers_user_at,
             )
-            task = run_reply(activity, handle, request)
-        activity.create_speech_task(task, speech_handle=handle, name=f"reply {handle.id}")
+            speak = partial(run_reply, activity, handle, request)
+        self._begin(handle, speak, name=f"reply {handle.id}")
         if schedule_speech:
             activity.scheduler.schedule(handle)
         return handle
+
+    def _begin(
+        self, handle: SpeechHandle, speak: Callable[[], Awaitable[None]], *, name: str
+    ) -> None:
+        self._activity.create_speech_task(
+            agent_turn(self._activity, handle, speak), speech_handle=handle, name=name
+        )
 
     def _create(
         self,

@@ -14,6 +14,7 @@ from ...log import logger
 from ...types import USERDATA_TIMED_TRANSCRIPT, USERDATA_TTS_STARTED_TIME, FlushSentinel
 from ...utils.aio import Chan
 from ...utils.aio.task_scope import log_failure
+from .tracing import node_span, record_llm, record_tts
 
 if TYPE_CHECKING:
     from livekit import rtc
@@ -114,6 +115,13 @@ class LLMInference:
 
     async def run(self) -> None:
         """Read the node to its end. A failure is kept in `error`, not raised."""
+        with node_span("llm_node", self._agent) as span:
+            try:
+                await self._run()
+            finally:
+                record_llm(span, self)
+
+    async def _run(self) -> None:
         self.started_at = time.perf_counter()
         node: Any = None
         try:
@@ -259,12 +267,21 @@ class TTSInference:
         self.disabled = False
         """The node returned None: no audio, the text still counts as said."""
         self.error: Exception | None = None
+        self.started_at = 0.0
         self.tts_started_at: float | None = None
         self.first_frame_at: float | None = None
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
         """Read the node to its end. A failure is kept in `error`, not raised."""
+        with node_span("tts_node", self._agent) as span:
+            try:
+                await self._run()
+            finally:
+                record_tts(span, self)
+
+    async def _run(self) -> None:
+        self.started_at = time.perf_counter()
         node: Any = None
         try:
             node = await resolve_node(self._agent.tts_node(self._text, self._settings))
@@ -281,6 +298,13 @@ class TTSInference:
         finally:
             self.end()
             await close_node(node)
+
+    @property
+    def ttfb(self) -> float | None:
+        """Seconds from the TTS's first text, or else from the start of the node, to its first audio."""
+        if self.first_frame_at is None:
+            return None
+        return self.first_frame_at - (self.tts_started_at or self.started_at)
 
     def _take(self, frame: rtc.AudioFrame) -> None:
         self._on_progress()

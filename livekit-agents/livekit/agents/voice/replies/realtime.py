@@ -30,6 +30,7 @@ from .inference import TextSegment, TTSInference, resolve_node, timed_or_raw
 from .segment import SegmentPlayback
 from .step import CHILD_GRACE, settle_state, step_over, voiced
 from .tool_loop import ToolLoop
+from .tracing import agent_turn, mark_generation, response_span
 
 if TYPE_CHECKING:
     from ...llm import MessageGeneration, ToolChoice
@@ -102,7 +103,9 @@ def play_server_generation(activity: AgentActivity, event: GenerationCreatedEven
     )
     reply = RealtimeReply(activity, handle, tool_choice=NOT_GIVEN)
     activity.create_speech_task(
-        reply.play(link, event), speech_handle=handle, name=f"realtime reply {handle.id}"
+        agent_turn(activity, handle, lambda: reply.play(link, event)),
+        speech_handle=handle,
+        name=f"realtime reply {handle.id}",
     )
     activity.scheduler.schedule(handle)
 
@@ -319,7 +322,9 @@ class RealtimeReply:
         running = self._scope.spawn(
             self._tools.run(cast("Chan[Any]", event.function_stream)), name="realtime tools"
         )
-        await self._play_messages(link, cast("Chan[MessageGeneration]", event.message_stream))
+        mark_generation()
+        with response_span(self._activity.llm):
+            await self._play_messages(link, cast("Chan[MessageGeneration]", event.message_stream))
         if handle.interrupted:
             link.drop_response(event)
             self._forget_unheard(link, cast("Chan[MessageGeneration]", event.message_stream))

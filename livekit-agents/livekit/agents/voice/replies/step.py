@@ -25,6 +25,7 @@ from ..session_options import expressive_guide
 from .inference import LLMInference, TextSegment, TTSInference, timed_or_raw
 from .segment import SegmentPlayback
 from .tool_loop import ToolLoop
+from .tracing import mark_generation
 
 if TYPE_CHECKING:
     from ...llm import ToolChoice
@@ -137,6 +138,7 @@ class ReplyStep:
         if handle.interrupted:
             return None
         self._authorized_at = time.time()
+        mark_generation()
         tools = self._scope.spawn(self._tool_loop.run(self._llm.calls), name="tools")
         await self._play_segments()
         self._commit_message()
