@@ -21,6 +21,14 @@ from .caller import PATIENCE, Caller
 from .server import LiveKitServer
 
 
+async def until(condition: Callable[[], bool], what: str, *, within: float = PATIENCE) -> None:
+    """Wait for something; it is looked at fifty times a second."""
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen within {within:g} s"
+        await asyncio.sleep(0.02)
+
+
 @dataclass
 class Call:
     """What a test works with."""
@@ -35,11 +43,8 @@ class Call:
     async def until(
         self, condition: Callable[[], bool], what: str, *, within: float = PATIENCE
     ) -> None:
-        """Wait for something in the session; it is looked at fifty times a second."""
-        deadline = time.monotonic() + within
-        while not condition():
-            assert time.monotonic() < deadline, f"{what} did not happen: {self.session.agent_state}"
-            await asyncio.sleep(0.02)
+        """Wait for something in the session."""
+        await until(condition, what, within=within)
 
     async def agent_is(self, state: str) -> None:
         """Wait until the agent is in a state."""
@@ -63,9 +68,22 @@ async def calling(
     llm: FakeLLM,
     agent: Agent | None = None,
     options: RoomOptions | None = None,
+    said_before: Path | None = None,
+    prepare: Callable[[AgentSession[Any], rtc.Room], Any] = lambda session, room: None,
     **session_options: Any,
 ) -> AsyncIterator[Call]:
-    """A call that has been answered: both are in the room and hear each other."""
+    """A call that has been answered: both are in the room and hear each other.
+
+    Args:
+        server: The server.
+        recording: WAV file for what the caller hears.
+        llm: What the agent says.
+        agent: The agent.
+        options: How the session uses the room.
+        said_before: What the caller said before they were connected, as a WAV file.
+        prepare: Called with session and room before the session starts.
+        session_options: Further options of the session.
+    """
     name = utils.shortuuid("room_")
     session: AgentSession[Any] = AgentSession(
         stt=pocketsphinx.STT(),
@@ -77,9 +95,11 @@ async def calling(
     room = rtc.Room()
     await room.connect(server.url, server.token(name, "agent", agent=True))
     try:
-        with Caller(server.url, server.token(name, "caller"), recording) as caller:
+        token = server.token(name, "caller")
+        with Caller(server.url, token, recording, said_before=said_before) as caller:
             call = Call(name, room, session, caller)
             session.on("close", lambda event: call.closes.append((time.time(), event)))
+            prepare(session, room)
             await session.start(
                 agent or Agent(instructions="be brief"),
                 room=room,

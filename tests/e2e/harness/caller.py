@@ -32,11 +32,16 @@ class Caller:
         url: The server.
         token: Who the caller is, and which room is called.
         recording: WAV file for what the caller hears, written when they leave in order.
+        said_before: WAV file of what the caller said before the agent had joined, which the client
+            kept for it.
     """
 
-    def __init__(self, url: str, token: str, recording: Path) -> None:
+    def __init__(
+        self, url: str, token: str, recording: Path, *, said_before: Path | None = None
+    ) -> None:
+        before = [] if said_before is None else ["--said-before", str(said_before)]
         self._process = subprocess.Popen(
-            [sys.executable, __file__, url, token, str(recording)],
+            [sys.executable, __file__, url, token, str(recording), *before],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -109,9 +114,10 @@ class Caller:
 
 
 class _Client:
-    def __init__(self, recording: Path) -> None:
+    def __init__(self, recording: Path, said_before: Path | None) -> None:
         from livekit import rtc
 
+        self._said_before = said_before
         self.room = rtc.Room()
         self.source = rtc.AudioSource(RATE, 1, queue_size_ms=200)
         self._recording = recording
@@ -144,11 +150,27 @@ class _Client:
         )
         await room.connect(url, token)
         track = rtc.LocalAudioTrack.create_audio_track("microphone", self.source)
-        options = rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_MICROPHONE)
-        await room.local_participant.publish_track(track, options)
+        options = rtc.TrackPublishOptions(
+            source=rtc.TrackSource.SOURCE_MICROPHONE,
+            preconnect_buffer=self._said_before is not None,
+        )
+        microphone = await room.local_participant.publish_track(track, options)
+        if self._said_before is not None:
+            await self._send_said_before(self._said_before, microphone.sid)
         self._start(self._talk())
         self.tell("joined")
         await self._obey()
+
+    async def _send_said_before(self, path: Path, track_id: str) -> None:
+        """As client libraries do it: a byte stream, named after the track it belongs to."""
+        writer = await self.room.local_participant.stream_bytes(
+            "said-before",
+            topic="lk.agent.pre-connect-audio-buffer",
+            attributes={"trackId": track_id, "sampleRate": str(RATE), "channels": "1"},
+            mime_type="audio/pcm",
+        )
+        await writer.write(_pcm_of(path))
+        await writer.aclose()
 
     async def _obey(self) -> None:
         loop = asyncio.get_running_loop()
@@ -201,8 +223,13 @@ class _Client:
                 self.tell("hears")
 
     async def _read(self, reader: Any, who: str) -> None:
+        from livekit import rtc
+
         info = reader.info
-        text = await reader.read_all()
+        try:
+            text = await reader.read_all()
+        except rtc.StreamError:
+            return  # hung up in the middle of it
         self.tell("transcript", identity=who, text=text, attributes=dict(info.attributes or {}))
 
 
@@ -223,10 +250,12 @@ def _main() -> None:
     parser.add_argument("url")
     parser.add_argument("token")
     parser.add_argument("recording", type=Path)
+    parser.add_argument("--said-before", type=Path)
     arguments = parser.parse_args()
 
     async def run() -> None:
-        await _Client(arguments.recording).run(arguments.url, arguments.token)
+        client = _Client(arguments.recording, arguments.said_before)
+        await client.run(arguments.url, arguments.token)
 
     asyncio.run(run())
 

@@ -275,9 +275,13 @@ class BackgroundAudioPlayer:
         self._ending.spawn(self.aclose(), name="end background audio")
 
     async def aclose(self) -> None:
-        """End all sounds and unpublish the track. It can be started again. Idempotent, bounded."""
+        """End all sounds and unpublish the track. It can be started again. Idempotent, bounded.
+
+        Joins an end that is under way.
+        """
         source, self._source = self._source, None
         if source is None:
+            await self._ending.join(2 * NATIVE_TIMEOUT)
             return
         if self._session is not None:
             self._session.off("agent_state_changed", self._on_agent_state)
