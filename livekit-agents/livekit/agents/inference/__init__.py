@@ -14,6 +14,12 @@ if TYPE_CHECKING:
         is_realtime_model,
     )
     from ._utils import InferenceClass
+    from .interruption import (
+        AdaptiveInterruptionDetector,
+        InterruptionDataFrameType,
+        InterruptionDetectionError,
+        OverlappingSpeechEvent,
+    )
     from .llm import LLM, LLMModels, LLMStream, llm_from_model_string
     from .stt import STT, STTModels
     from .tts import TTS, TTSModels
@@ -24,11 +30,15 @@ __all__ = [
     "STT",
     "TTS",
     "VAD",
+    "AdaptiveInterruptionDetector",
     "DuplexModels",
     "InferenceClass",
+    "InterruptionDataFrameType",
+    "InterruptionDetectionError",
     "LLMModels",
     "LLMStream",
     "OpenAIRealtimeModels",
+    "OverlappingSpeechEvent",
     "RealtimeModels",
     "STTModels",
     "TTSModels",
@@ -42,12 +52,16 @@ __all__ = [
 __getattr__, __dir__ = attach(
     __name__,
     {
+        "AdaptiveInterruptionDetector": ".interruption",
         "DuplexModels": "._realtime_models",
         "InferenceClass": "._utils",
+        "InterruptionDataFrameType": ".interruption",
+        "InterruptionDetectionError": ".interruption",
         "LLM": ".llm",
         "LLMModels": ".llm",
         "LLMStream": ".llm",
         "OpenAIRealtimeModels": "._realtime_models",
+        "OverlappingSpeechEvent": ".interruption",
         "RealtimeModels": "._realtime_models",
         "STT": ".stt",
         "STTModels": ".stt",
