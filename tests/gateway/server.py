@@ -22,7 +22,7 @@ from .faults import Fault
 from .memory_network import MemoryNetwork
 from .recognizers import Emit, Recognizer, ToneRecognizer
 from .records import ConnectionRecord
-from .speech_routes import BargeinRoute, SttRoute, TtsRoute
+from .speech_routes import BargeinRoute, EotRoute, SttRoute, TtsRoute
 from .voices import ToneVoice, Voice
 from .wire import HungUp, Wire
 
@@ -94,6 +94,7 @@ class GatewayEmulator:
             "stt": SttRoute(self),
             "tts": TtsRoute(self),
             "bargein": BargeinRoute(),
+            "eot": EotRoute(),
         }
         for name, route in routes.items():
             app.router.add_get(f"/v1/{name}", functools.partial(self._websocket, name, route.serve))

@@ -163,6 +163,44 @@ class BargeinRoute:
             await wire.progress()
 
 
+class EotRoute:
+    """Says that a turn is over when the last of its audio is quiet. Binary protobuf."""
+
+    async def serve(self, wire: Wire) -> None:
+        """One session."""
+        from livekit.protocol.agent_pb import agent_inference
+
+        last = b""
+        while True:
+            data = await wire.receive()
+            message = agent_inference.ClientMessage()
+            message.ParseFromString(data if isinstance(data, bytes) else data.encode())
+            kind = message.WhichOneof("message")
+            answer = agent_inference.ServerMessage()
+            answer.client_created_at.CopyFrom(message.created_at)
+            if kind == "session_create":
+                wire.record.messages.append((0.0, message))
+                created = answer.session_created
+                created.default_threshold = 0.5
+                created.default_thresholds["en"] = 0.4
+                created.default_backchannel_threshold = 0.0
+                await wire.send_raw(answer.SerializeToString())
+            elif kind == "input_audio":
+                last = message.input_audio.audio
+                wire.record.audio_seconds += message.input_audio.num_samples / 16000
+            elif kind == "inference_start":
+                answer.request_id = message.inference_start.request_id
+                answer.eot_prediction.probability = 0.1 if any(last) else 0.9
+                stats = answer.eot_prediction.inference_stats
+                stats.latest_client_created_at.CopyFrom(message.created_at)
+                await wire.send_raw(answer.SerializeToString())
+            elif kind == "session_close":
+                answer.session_closed.SetInParent()
+                await wire.send_raw(answer.SerializeToString())
+                await wire.hang_up(1000)
+            await wire.progress()
+
+
 async def _first_message(wire: Wire, protocol: Any) -> Any:
     message = await _next(wire, protocol)
     if isinstance(message, protocol.SessionCreate):

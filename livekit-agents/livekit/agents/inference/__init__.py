@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         is_realtime_model,
     )
     from ._utils import InferenceClass
+    from .eot import TurnDetector, TurnDetectorModels, TurnDetectorVersions
     from .interruption import (
         AdaptiveInterruptionDetector,
         InterruptionDataFrameType,
@@ -42,6 +43,9 @@ __all__ = [
     "RealtimeModels",
     "STTModels",
     "TTSModels",
+    "TurnDetector",
+    "TurnDetectorModels",
+    "TurnDetectorVersions",
     "VADModels",
     "XAIRealtimeModels",
     "is_duplex_model",
@@ -67,6 +71,9 @@ __getattr__, __dir__ = attach(
         "STTModels": ".stt",
         "TTS": ".tts",
         "TTSModels": ".tts",
+        "TurnDetector": ".eot",
+        "TurnDetectorModels": ".eot",
+        "TurnDetectorVersions": ".eot",
         "VAD": ".vad",
         "VADModels": ".vad",
         "XAIRealtimeModels": "._realtime_models",
