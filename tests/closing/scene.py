@@ -394,7 +394,7 @@ class Part:
     def __init__(self, parking: Parking) -> None:
         self.parking = parking
 
-    async def aclose(self) -> None:
+    async def aclose(self, patience: float = 0.0) -> None:
         await self.parking.at("part's aclose")
 
     def _begin_close(self) -> list[Step]:

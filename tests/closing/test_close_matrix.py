@@ -52,6 +52,9 @@ class Row:
     starts: bool = True
     """False: the start itself gets stuck."""
 
+    def __str__(self) -> str:
+        return f"{self.place}; {getattr(self.drive, '__name__', '')}"
+
 
 FORCED = 5.5
 """Seconds for what must settle: the allowance, and the end of what ignores it."""
@@ -193,20 +196,16 @@ def _cases() -> Iterator[Any]:
     for number, row in enumerate(ROWS):
         for way in row.ways:
             for closer in _closers_of(row, way, number):
-                what = f"{row.place} {way}" if row.place != "nowhere" else "nothing"
-                doing = getattr(row.drive, "__name__", "")
-                yield pytest.param(row, way, closer, id=f"{what}; {doing}; {closer}")
+                yield pytest.param(row, way, closer, id=f"{row} {way}; {closer}")
 
 
 def _closers_of(row: Row, way: str, number: int) -> list[str]:
-    """What ignores cancellation meets every closer, or every third one where the row is brief.
-
-    The other ways meet two.
-    """
+    """What ignores cancellation meets every closer, in some rows in turns; the other ways meet two."""
     closers = [name for name in row.closers if name != row.place]
-    if row.ways is BRIEF and way is IGNORES:
-        return closers[number % 3 :: 3] if len(closers) > 6 else closers
-    return closers if way is IGNORES or len(row.ways) == 1 else closers[:: len(closers) // 2]
+    if way is not IGNORES and len(row.ways) > 1:
+        return closers[:: len(closers) // 2]
+    turns = 1 if row.ways is ALL_WAYS or len(closers) < 6 else 3 if row.ways is BRIEF else 2
+    return closers[number % turns :: turns]
 
 
 @pytest.fixture(autouse=True)
@@ -218,7 +217,28 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("row", "way", "closer"), list(_cases()))
 async def test_a_session_closes(row: Row, way: str, closer: str) -> None:
-    scene = Scene(row.place, way, **row.options)
+    await close(row, way, closer, within=row.within)
+
+
+@pytest.mark.parametrize(("forced_drain", "teardown"), [(0.5, 2.0), (0.5, 0.2), (0.0, 0.0)])
+@pytest.mark.parametrize("row", [r for r in ROWS if r.place != "nowhere"], ids=str)
+async def test_the_bound_follows_the_options(
+    row: Row, forced_drain: float, teardown: float
+) -> None:
+    await close(
+        row,
+        IGNORES if IGNORES in row.ways else row.ways[0],
+        row.closers[0],
+        forced_drain_timeout=forced_drain,
+        teardown_timeout=teardown,
+    )
+
+
+async def close(
+    row: Row, way: str, closer: str, *, within: float | None = None, **options: Any
+) -> float:
+    """Get stuck, close, and check; returns the seconds it took."""
+    scene = Scene(row.place, way, **row.options, **options)
     try:
         if row.starts:
             await scene.start()
@@ -229,14 +249,15 @@ async def test_a_session_closes(row: Row, way: str, closer: str) -> None:
         if row.starts:
             scene.checker.waiter("idle", scene.session.wait_for_idle())
         await CLOSERS[closer](scene)
-        await scene.checker.check(
+        took = await scene.checker.check(
             hangs=row.place != "nowhere" or row.within is not None,
-            within=row.within,
+            within=within,
             let_go=scene.parking.let_go,
             restart=scene.restart,
         )
         assert not scene.parking.misdeeds, f"a survivor could {scene.parking.misdeeds}"
         stuck = scene.parking.reached.is_set() or row.place == "nowhere"
         assert stuck, "nothing got stuck: the row proves nothing"
+        return took
     finally:
         scene.end()

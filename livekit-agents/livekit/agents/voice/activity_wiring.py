@@ -287,14 +287,7 @@ def hearing_steps(activity: AgentActivity) -> list[Step]:
     recognition, activity.recognition = activity.recognition, None
     steps: list[Step] = []
     if recognition is not None:
-        budget = activity.session.options.teardown_timeout
-        steps.append(
-            Step(
-                "speech recognition",
-                lambda: recognition.aclose(max(0.0, budget - 0.1)),
-                keeps_budget=True,
-            )
-        )
+        steps.append(Step("speech recognition", recognition.aclose, keeps_budget=True))
     return steps
 
 

@@ -457,7 +457,7 @@ class AgentSession(ClosesOnExit, SessionConversation, Generic[Userdata_T]):
                 logger.exception("detaching %s failed", io)
                 continue
             if hasattr(result, "__await__"):
-                step = Step(f"detach {name}", lambda waited=result: waited)  # type: ignore[misc]
+                step = Step(f"detach {name}", lambda waited=result: waited)
                 plan.beside(plan.run(step), f"detach {name}")
 
     def _component_steps(self) -> list[Step]:

@@ -126,7 +126,10 @@ class CloseReport(BaseModel):
         self.survivors.append(CloseSurvivor.model_validate(survivor))
 
 
-StepAction = Callable[[], "Awaitable[Any] | None"]
+StepAction = Callable[..., "Awaitable[Any] | None"]
+
+OWN_SHARE = 0.95
+"""Part of its budget within which a step ends that keeps it by itself."""
 
 
 @dataclass
@@ -144,7 +147,8 @@ class Step:
     if_not: Callable[[], None] | None = None
     """Called when it failed or did not end in time: what can be done without its cooperation."""
     keeps_budget: bool = False
-    """The action itself cancels and abandons what takes too long, so that nobody need cancel it."""
+    """The action takes the seconds that it has, and itself cancels and abandons what takes longer:
+    it is not cancelled before its time is over."""
 
 
 @dataclass
@@ -206,7 +210,7 @@ class ClosePlan:
             if left is not None:
                 budget = min(budget, left)
             now = loop.time()
-            awaitable = self._begin(step)
+            awaitable = self._begin(step, budget)
             if awaitable is None:
                 continue
             grace = 0.0 if step.keeps_budget else min(KILL, budget / 2)
@@ -232,10 +236,10 @@ class ClosePlan:
                     entry.cancelled = True
                     task.cancel()
 
-    def _begin(self, step: Step) -> Awaitable[Any] | None:
+    def _begin(self, step: Step, budget: float) -> Awaitable[Any] | None:
         """Call the action. None if that was all: a task for each would be most of a clean close."""
         try:
-            result = step.action()
+            result = step.action(budget * OWN_SHARE) if step.keeps_budget else step.action()
         except asyncio.CancelledError:
             self.note(step.name, 0.0, "ok", "ended by cancelling itself")
             return None

@@ -347,14 +347,17 @@ class SessionClose:
             activity._release_agent()
         session._activity = None
 
-    def _end_teardowns(self) -> Any:
+    def _end_teardowns(self, seconds: float) -> Any:
         """What handoffs had begun to tear down is not cut short, but given its time to end."""
         teardowns = self._session._teardowns
-        return self._outlast_teardowns(teardowns) if teardowns.tasks else teardowns.ending(KILL)
+        if not teardowns.tasks:
+            return teardowns.ending(seconds)
+        return self._outlast_teardowns(teardowns, seconds)
 
-    async def _outlast_teardowns(self, teardowns: TaskScope) -> list[Survivor]:
-        await teardowns.join(self._budgets.teardown - 2 * KILL)
-        return await teardowns.cancel(KILL)
+    async def _outlast_teardowns(self, teardowns: TaskScope, seconds: float) -> list[Survivor]:
+        grace = min(KILL, seconds / 2)
+        await teardowns.join(seconds - grace)
+        return await teardowns.cancel(grace)
 
     def _emit_close(self) -> None:
         self._plan.warn_once()
