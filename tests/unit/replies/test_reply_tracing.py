@@ -101,6 +101,23 @@ async def test_an_interruption_and_a_failure_are_marked(spans: Spans) -> None:
     assert "error.type" in replied and replied["lk.interrupted"] is False
 
 
+async def test_hooks_and_what_is_said_in_them_belong_together(spans: Spans) -> None:
+    class Polite(Agent):
+        async def on_enter(self) -> None:
+            self.session.say("welcome")
+
+        async def on_exit(self) -> None:
+            raise ValueError("no")
+
+    session = make_session(FakeLLM())
+    await session.start(Polite(instructions="x"))
+    await asyncio.sleep(1.0)
+    await session.aclose()
+    assert spans.parent_of(spans.one("agent_turn")) == "on_enter"
+    assert dict(spans.one("on_enter").attributes or {})["lk.agent_label"] == "polite"
+    assert not spans.one("on_exit").status.is_ok
+
+
 async def test_a_response_of_a_realtime_model_is_part_of_its_turn(spans: Spans) -> None:
     async with realtime_call(RealtimeReply("hello", audio=2.0)) as c:
         await c.session.generate_reply(user_input="hi")

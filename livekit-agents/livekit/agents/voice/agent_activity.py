@@ -39,6 +39,7 @@ from .hearing.barge_in import BargeIn
 from .hearing.modes import resolve_interruption_detector
 from .hearing.user_turns import UserTurns
 from .replies import Replies
+from .replies.tracing import node_span
 from .scheduling import SpeechScheduler
 from .speech_handle import InterruptionSource, SpeechHandle
 from .tool_executor import ToolExecutor
@@ -305,7 +306,8 @@ class AgentActivity(ActivityChanges, ActivityRecognitionHooks, ActivityModels):
         async def run() -> None:
             owner.claim()
             try:
-                await hook()
+                with node_span(name, self._agent):
+                    await hook()
             except Exception as error:
                 log_failure("error in %s of %s", name, self._agent.id)
                 if name == "on_enter":

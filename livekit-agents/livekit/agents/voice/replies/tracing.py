@@ -81,7 +81,7 @@ def mark_generation() -> None:
 
 
 def node_span(name: str, agent: Agent) -> AbstractContextManager[Span]:
-    """Cover a node of an agent."""
+    """Cover a node or a hook of an agent. What leaves it is recorded as its failure."""
     if not tracer.is_recording:
         return nullcontext(NOOP_SPAN)
     return tracer.start_as_current_span(
