@@ -148,6 +148,7 @@ class FakeLocalParticipant(FakeParticipant):
     async def publish_track(self, track: Any, options: Any) -> Any:
         await self._native.call("publish_track")
         publication = _LocalPublication(self._native, track)
+        publication.source = options.source if options is not None else MICROPHONE
         if self.listeners:
             publication.first_subscription.set_result(None)
         self.track_publications[publication.sid] = publication
@@ -417,6 +418,7 @@ class FakeSource:
         self._capacity = queue_size_ms / 1000
         self._dry_at = 0.0
         self._space: asyncio.Future[None] | None = None
+        self._dry: asyncio.Future[None] | None = None
         self.played: list[tuple[float, rtc.AudioFrame]] = []
         """Frames, with the loop's time at which each begins to play."""
         self.cleared: list[float] = []
@@ -437,7 +439,14 @@ class FakeSource:
             self._space = loop.create_future()
             await asyncio.wait((self._space,), timeout=excess)
 
+    async def wait_for_playout(self) -> None:
+        while (left := self.queued_duration) > 1e-6:
+            self._dry = asyncio.get_running_loop().create_future()
+            await asyncio.wait((self._dry,), timeout=left)
+
     def clear_queue(self) -> None:
+        if self._dry is not None and not self._dry.done():
+            self._dry.set_result(None)
         now = asyncio.get_running_loop().time()
         self.cleared.append(now)
         self.played = [(begins, frame) for begins, frame in self.played if begins < now]
@@ -472,6 +481,16 @@ class FakeRtc:
         monkeypatch.setattr(rtc, "AudioStream", SimpleNamespace(from_track=open_stream))
         monkeypatch.setattr(rtc, "VideoStream", SimpleNamespace(from_track=open_stream))
         monkeypatch.setattr(rtc, "LocalAudioTrack", SimpleNamespace(create_audio_track=make_track))
+
+        def make_video_source(width: int, height: int) -> Any:
+            frames: list[Any] = []
+
+            async def aclose() -> None: ...
+
+            return SimpleNamespace(frames=frames, capture_frame=frames.append, aclose=aclose)
+
+        monkeypatch.setattr(rtc, "VideoSource", make_video_source)
+        monkeypatch.setattr(rtc, "LocalVideoTrack", SimpleNamespace(create_video_track=make_track))
 
     @property
     def source(self) -> FakeSource:

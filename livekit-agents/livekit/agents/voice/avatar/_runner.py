@@ -51,7 +51,11 @@ class AvatarRunner:
         self._publishing: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._position = 0.0
+        """Seconds of the present segment handed to the track."""
         self._playing = False
+        self._receiving = False
+        self._owed = 0
+        """Segments that were received and whose end was not reported yet."""
 
     @property
     def av_sync(self) -> rtc.AVSynchronizer | None:
@@ -84,8 +88,8 @@ class AvatarRunner:
         if not self._lazy_publish:
             self._publish_soon()
         self._tasks = [
-            self._scope.spawn(self._read_audio(), name="avatar: audio in", log_errors=False),
-            self._scope.spawn(self._forward(), name="avatar: out", log_errors=False),
+            self._scope.spawn(self._read_audio(), name="avatar: audio in"),
+            self._scope.spawn(self._forward(), name="avatar: out"),
         ]
 
     # -- publishing -------------------------------------------------------------------------------
@@ -117,9 +121,10 @@ class AvatarRunner:
 
     async def _read_audio(self) -> None:
         async for item in self._audio:
-            if isinstance(item, rtc.AudioFrame) and not self._playing:
-                self._playing, self._position = True, 0.0
-                self._notify(self._audio.notify_playback_started())
+            frame = isinstance(item, rtc.AudioFrame)
+            if frame and not self._receiving:
+                self._owed += 1
+            self._receiving = frame
             await self._video.push_audio(item)
 
     async def _forward(self) -> None:
@@ -130,25 +135,33 @@ class AvatarRunner:
                 self._finished(interrupted=False)
                 continue
             self._publish_soon()
-            await self._sync.push(item)
-            if isinstance(item, rtc.AudioFrame) and self._playing:
+            if isinstance(item, rtc.AudioFrame):
+                if not self._playing:
+                    self._playing, self._position = True, 0.0
+                    self._notify(self._audio.notify_playback_started())
                 self._position += item.duration
+            await self._sync.push(item)
 
     def _finished(self, *, interrupted: bool) -> None:
-        if self._playing:
-            self._playing = False
-            self._notify(self._audio.notify_playback_finished(self._position, interrupted))
+        """A segment is over. What was received and never played counts as interrupted, too."""
+        position, self._position, self._playing = self._position, 0.0, False
+        while self._owed:
+            self._owed -= 1
+            self._notify(self._audio.notify_playback_finished(position, interrupted))
+            position = 0.0
+            if not interrupted:
+                return
 
     def _on_clear(self) -> None:
+        self._receiving = False
         self._scope.spawn(self._clear(), name="avatar: interrupt")
 
     async def _clear(self) -> None:
-        assert self._sync is not None
+        assert self._sync is not None and self._sources is not None
         result = self._video.clear_buffer()
         if inspect.isawaitable(result):
             await result
-        queued = self._sources[0].queued_duration if self._sources is not None else 0.0
-        self._position = max(0.0, self._position - queued)
+        self._position = max(0.0, self._position - self._sources[0].queued_duration)
         await self._sync.clear_queue()
         self._finished(interrupted=True)
 
