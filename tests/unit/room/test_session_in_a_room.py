@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from fakes.llm import FakeLLM
 from fakes.room import AGENT, SIP, FakeParticipant, FakeRoom, FakeRtc
 from fakes.session import Recorded, make_session, now
 from fakes.tts import FakeTTS
-from livekit.agents.utils.aio import abandoned
+from livekit.agents.utils.aio import TaskScope, abandoned
 from livekit.agents.voice import Agent, AgentSession
 from livekit.agents.voice.room_io import RoomIO, RoomOptions, TextInputEvent
 
@@ -479,6 +480,127 @@ async def test_a_start_that_fails_leaves_the_room_as_it_was(fake_rtc: FakeRtc) -
         assert not room.registered
         await other.aclose()
     await session.start(Agent(instructions=""), room=room)  # type: ignore[arg-type]
+    await session.aclose()
+
+
+async def test_a_second_session_in_a_room_takes_the_place_of_the_first_ones_track(
+    fake_rtc: FakeRtc,
+) -> None:
+    room: Any = fake_rtc.room()
+    room.join()
+    for _ in range(3):
+        session = _session()
+        await session.start(Agent(instructions=""), room=room)
+        await session.room_io.wait_for_ready()
+        await asyncio.sleep(0.1)
+        assert len(room.sent.track_publications) == 1
+        await session.aclose()
+
+
+class FakeJob:
+    """A job whose server answers when a test says so."""
+
+    def __init__(self) -> None:
+        self._scope = TaskScope("job")
+        self._primary_agent_session: Any = None
+        self._session_shutdown_registered: set[Any] = set()
+        self.job = SimpleNamespace(enable_recording=False, attributes={})
+        self.connecting = asyncio.Event()
+        self.deleted: list[str] = []
+        self.answer = asyncio.Event()
+
+    def is_fake_job(self) -> bool:
+        return False
+
+    def add_shutdown_callback(self, callback: Any) -> None: ...
+
+    def simulation_context(self) -> None: ...
+
+    def init_recording(self, options: Any) -> None: ...
+
+    async def connect(self) -> None:
+        await self.connecting.wait()
+
+    def delete_room(self, *, room_name: str) -> asyncio.Task[Any]:
+        self.deleted.append(room_name)
+        return self._scope.spawn(self.answer.wait())  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The job that the session runs in; made when first asked for, on the test's loop."""
+    made: list[FakeJob] = []
+
+    def current() -> FakeJob:
+        if not made:
+            made.append(FakeJob())
+        return made[0]
+
+    for module in ("session_start", "session_room"):
+        monkeypatch.setattr(f"livekit.agents.voice.{module}.current_job", current)
+    return current
+
+
+async def test_a_room_whose_deletion_is_not_answered_is_left_to_the_job(
+    fake_rtc: FakeRtc, job: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    job().connecting.set()
+    async with calling(fake_rtc, room_options=RoomOptions(delete_room_on_close=True)) as call:
+        began = now()
+        call.room.leave(call.caller)
+        await call.session.aclose()
+        assert job().deleted == ["a room"] and now() - began <= STEP
+        assert "goes on in the background" in caplog.text
+        assert not call.recorded.closes[0].report.survivors
+        job().answer.set()
+
+
+async def test_a_room_that_connects_late_is_joined_beside_the_agent(
+    fake_rtc: FakeRtc, job: Any
+) -> None:
+    room: Any = fake_rtc.room(connected=False)
+    session = _session()
+    starting = asyncio.ensure_future(session.start(Agent(instructions=""), room=room))
+    await asyncio.sleep(5.0)
+    assert not starting.done()
+    room.connect()
+    job().connecting.set()
+    await starting
+    room.join()
+    await session.room_io.wait_for_ready()
+    await session.aclose()
+
+
+async def test_a_start_that_is_given_up_while_the_room_connects_does_not_cancel_that(
+    fake_rtc: FakeRtc, job: Any
+) -> None:
+    room: Any = fake_rtc.room(connected=False)
+    session = _session()
+    starting = asyncio.ensure_future(session.start(Agent(instructions=""), room=room))
+    await asyncio.sleep(1.0)
+    await session.aclose()
+    with pytest.raises(RuntimeError, match="session closed"):
+        await starting
+    assert not room.registered
+    [connecting] = job()._scope.tasks
+    assert not connecting.cancelling() if hasattr(connecting, "cancelling") else True
+    job().connecting.set()
+    await asyncio.wait((connecting,))
+    assert not connecting.cancelled()
+
+
+async def test_a_room_that_can_not_be_connected_fails_the_start(
+    fake_rtc: FakeRtc, job: Any
+) -> None:
+    async def refuse() -> None:
+        raise ConnectionError("wrong token")
+
+    job().connect = refuse
+    room: Any = fake_rtc.room(connected=False)
+    session = _session()
+    with pytest.raises(ConnectionError, match="wrong token"):
+        await session.start(Agent(instructions=""), room=room)
+    assert not room.registered
     await session.aclose()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections import deque
 from typing import Any
 
@@ -123,6 +124,8 @@ class _ParticipantAudioOutput(AudioOutput):
         self._publishing.add_done_callback(self._published)
         await asyncio.wait((self._publishing,))
         self._publication = self._publishing.result()
+        for former in _left_published.pop(self._room, ()):  # one voice is enough
+            self._publishes.spawn(_unpublish(self._room, former), name="unpublish a former track")
         await self._publication.wait_for_subscription()
         if not self._subscribed.done():
             self._subscribed.set_result(None)
@@ -337,8 +340,16 @@ class _ParticipantAudioOutput(AudioOutput):
         publishing = self._publishing
         if publishing is not None and await wait_until(publishing, 0.25):
             survivors.append(abandon(publishing, "room audio output"))
+        if self._publication is not None and self._room.isconnected():
+            _left_published.setdefault(self._room, []).append(self._publication)
         await self._source.aclose()
         return survivors
+
+
+_left_published: weakref.WeakKeyDictionary[rtc.Room, list[rtc.LocalTrackPublication]] = (
+    weakref.WeakKeyDictionary()
+)
+"""Tracks of outputs that were closed: unpublished when the next one has published its own."""
 
 
 async def _unpublish(room: rtc.Room, publication: rtc.LocalTrackPublication) -> None:
