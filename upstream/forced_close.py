@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import logging
 import math
 import weakref
@@ -167,8 +168,9 @@ class SessionCloser:
                 "aclose() was awaited in %s, which the close won't wait for", task.get_name()
             )
             close.excused.add(task)
-            if task in _tools(activity):  # the speech waits for its tool
+            if task in _tools(activity):  # its speech waits for it, and must not go on after it
                 _settle_speeches(activity, activity._speech_tasks)
+                task.add_done_callback(functools.partial(_end_speech_of, activity))
             else:
                 _block(activity, [task])
         self._changed()
@@ -313,7 +315,7 @@ class SessionCloser:
         """End tools that survived their drain, except one that itself waits for the close."""
         excused = self._close.excused if self._close is not None else set()
         if not _tools(activity) & excused:
-            await self.step("running tools", activity._tool_executor.aclose())
+            await self.settle(activity._tool_executor.aclose())
             return
         for task in _tools(activity) - excused:
             task.cancel()
@@ -321,7 +323,7 @@ class SessionCloser:
     async def end_hearing(self, recognition: Any) -> None:
         """Close speech recognition, or wait for the close of it that has begun already."""
         budget = TEARDOWN
-        if self._close is not None:
+        if self._close is not None and self._close.committing:
             budget += self._session._opts.session_close_transcript_timeout
         await self._step("speech recognition", self._hearing_of(recognition), budget, False)
 
@@ -460,9 +462,7 @@ class SessionCloser:
         """Whether a user turn is pending, so that its last transcript is worth waiting for."""
         if self._close is not None and recognition in self._close.hearing:
             return False
-        if getattr(recognition, "_user_turn_span", True) is not None:
-            return True
-        return any(
+        pending = getattr(recognition, "_user_turn_span", True) is not None or any(
             getattr(recognition, name, None)
             for name in (
                 "_speaking",
@@ -472,6 +472,9 @@ class SessionCloser:
                 "_transcript_buffer",
             )
         )
+        if self._close is not None and pending:
+            self._close.committing = True
+        return pending
 
     def emit_close(self, event: Any) -> None:
         """Emit `close`, once; a handler that raises keeps it from nobody else."""
@@ -506,6 +509,7 @@ class _Close:
         self.joined_at: float | None = None
         self.escalated = False
         self.emitted = False
+        self.committing = False
         self.reason = reason
         self.excused: set[asyncio.Future[Any]] = set()
         self.activities: list[Any] = []
@@ -586,6 +590,12 @@ def cut_off(
         if task not in spare:
             task.cancel()
     activity._wake_up_scheduling_task()
+
+
+def _end_speech_of(activity: Any, tool: asyncio.Future[Any]) -> None:
+    """A tool that waited for the close is over: nobody wants a reply to it any more."""
+    activity._cut_off(set())
+    tool.get_loop().call_later(KILL, activity._cut_off, set())  # what its speech began meanwhile
 
 
 def _settle_speeches(activity: Any, tasks: Collection[asyncio.Task[Any]]) -> None:
