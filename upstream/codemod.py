@@ -468,7 +468,7 @@ PLACES = (
                 "InSession.long_step",
                 "the video input",
             ),
-            Edit("await self._recorder_io.aclose()", "InSession.step", "the recorder"),
+            Edit("await self._recorder_io.aclose()", "InSession.patient_step", "the recorder"),
             Edit("await self._ivr_activity.aclose()", "InSession.step", "IVR detection"),
             Edit(_TOOLSETS, "InSession.patient_step", "toolsets"),
         ),

@@ -35,6 +35,10 @@ KILL = 0.2
 TEARDOWN = 1.4
 """Seconds for one teardown in a forced close, and for all of them once the allowance is used up."""
 
+LEAVE = 10.0
+"""Seconds for the session host and for the room, which may still have to be deleted on the server.
+The event is out by then."""
+
 GIVE_WAY = 0.5
 """Seconds that a forced close waits for its drain before it ends listening beside it."""
 
@@ -282,7 +286,8 @@ class SessionCloser:
     async def step(self, name: str, awaited: Awaitable[Any], *, patient: bool = False) -> None:
         """Tear something down. In a close it is limited, and its failure is logged.
 
-        A `patient` step may wait for tools of its own, so it shares the allowance of the drain.
+        A `patient` step may wait for tools of its own, or save something: it shares the allowance
+        of the drain.
         """
         await self._step(name, awaited, TEARDOWN, patient)
 
@@ -372,11 +377,12 @@ class SessionCloser:
             if close is None:
                 return None
             start = max(entered, close.begun_at)
+            if close.emitted:
+                return entered + LEAVE
             if close.forced_at is None:
                 return None if patient else start + max(budget, self._allowance)
             by = max(close.cut_at + 2 * KILL if patient else 0.0, start + budget)
-            over = close.over_at + (TEARDOWN if close.emitted else 0.0)
-            return max(min(by, over) - KILL, entered + LAST_CHANCE)
+            return max(min(by, close.over_at) - KILL, entered + LAST_CHANCE)
 
         await self._wait_for(awaited, limit, name=name)
 
