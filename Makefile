@@ -8,6 +8,7 @@
 #   make check                  formatting, lint and types
 #   make format                 apply the formatter and the safe lint fixes
 #   make e2e                    calls in rooms of a real LiveKit server, which is built once with Go
+#   make port                   the fix for the published package, before and after
 #   make bench                  time and memory beside the published package
 #   make bench-closing          how sessions close when something hangs, beside the published package
 #   make PYTHON=python3.12 ...  choose the interpreter (the first time, or after `make clean`)
@@ -23,13 +24,13 @@ PLUGINS := $(sort $(dir $(wildcard livekit-plugins/*/pyproject.toml)))
 PACKAGES := livekit-agents $(PLUGINS:%/=%)
 READY := $(VENV)/.installed
 
-SOURCES := livekit-agents livekit-plugins tests $(wildcard examples benchmarks)
-TYPED := livekit-agents/livekit/agents $(wildcard livekit-plugins/*/livekit/plugins/*)
+SOURCES := livekit-agents livekit-plugins tests $(wildcard examples benchmarks) upstream
+TYPED := livekit-agents/livekit/agents $(wildcard livekit-plugins/*/livekit/plugins/*) $(wildcard upstream/*.py)
 
-.PHONY: help setup demo test e2e check format bench bench-closing clean
+.PHONY: help setup demo test e2e check format bench bench-closing port clean
 
 help:
-	@sed -n 's/^#\( \{0,1\}\)//p' Makefile | head -15
+	@sed -n 's/^#\( \{0,1\}\)//p' Makefile | head -16
 
 setup: $(READY)
 
@@ -69,5 +70,8 @@ bench: $(READY)
 bench-closing: $(READY)
 	@$(PY) benchmarks/closing.py $(ARGS)
 
+port: $(READY)
+	@$(PY) upstream/prove.py $(ARGS)
+
 clean:
-	rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-port out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

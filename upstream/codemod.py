@@ -549,7 +549,7 @@ PLACES = (
         untouched=("await self._run()", "await asyncio.sleep(retry_interval)"),
         special=_count_retries,
         expects="one comparison with self._conn_options.timeout that resets self._num_retries",
-        special_after=("is_ending(self)", "had_connected(...)"),
+        special_after=("is_ending(self, _)", "had_connected(...)"),
     ),
     Place(
         "ipc/job_proc_lazy_main.py",

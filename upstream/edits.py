@@ -164,7 +164,7 @@ async def in_stream(
     self: Any, e: BaseException, last_start_time: float, reset: Callable[[], None]
 ) -> None:
     """Put into `RecognizeStream._main_task`, where it caught an error."""
-    if is_ending(self):
+    if is_ending(self, e):
         return
 
     if had_connected(

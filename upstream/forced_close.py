@@ -664,10 +664,11 @@ def _is_timeout(error: BaseException | None) -> bool:
     return False
 
 
-def is_ending(stream: Any) -> bool:
-    """Whether a speech stream that lost its connection must not connect again.
+def is_ending(stream: Any, error: Any) -> bool:
+    """Whether a speech stream that lost its connection is to end quietly, not to connect again.
 
-    So it is when the stream is being closed, and when all sessions that listen through its STT are.
+    So it is when the stream is being closed, and, for an error that it would retry, when all
+    sessions that listen through its STT are.
     """
     cancelling = getattr(asyncio.current_task(), "cancelling", None)
     if cancelling is not None:
@@ -675,6 +676,8 @@ def is_ending(stream: Any) -> bool:
             return True
     elif stream._input_ch.closed:  # Python 3.10 does not tell
         return True
+    if not error.retryable:
+        return False
     listening = [closer for closer in _closers if closer._listens_through(stream._stt)]
     return bool(listening) and all(closer._close is not None for closer in listening)
 

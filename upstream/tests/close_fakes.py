@@ -22,10 +22,16 @@ async def forever() -> None:
     await asyncio.Event().wait()
 
 
-async def stubborn(seconds: float = 60.0) -> None:
-    """Not return for a long time, cancelled or not."""
-    over = time.monotonic() + seconds
-    while (left := over - time.monotonic()) > 0:
+class Stubbornness:
+    """Whether what is stubborn still is. Given up when all has been seen."""
+
+    given_up = False
+
+
+async def stubborn() -> None:
+    """Not return for a minute, cancelled or not."""
+    over = time.monotonic() + 60
+    while (left := over - time.monotonic()) > 0 and not Stubbornness.given_up:
         try:
             await asyncio.sleep(left)
         except asyncio.CancelledError:
@@ -81,18 +87,19 @@ class _Speech(tts.SynthesizeStream):
         async for item in self._input_ch:
             if isinstance(item, str):
                 await voice.before()
-                output_emitter.push(bytes(2 * RATE // 10))
+                output_emitter.push(bytes(2 * int(RATE * voice.seconds)))
         output_emitter.end_segment()
 
 
 class Voice(tts.TTS):
-    """A tenth of a second of silence for each piece of text."""
+    """Silence, a tenth of a second for each piece of text."""
 
-    def __init__(self, before: Behave = nothing) -> None:
+    def __init__(self, before: Behave = nothing, seconds: float = 0.1) -> None:
         super().__init__(
             capabilities=tts.TTSCapabilities(streaming=True), sample_rate=RATE, num_channels=1
         )
         self.before = before
+        self.seconds = seconds
 
     def synthesize(self, text: str, **_: Any) -> Any:
         raise ValueError("this voice only streams")
@@ -105,7 +112,7 @@ class _Hearing(stt.RecognizeStream):
     async def _run(self) -> None:
         ears = self._stt
         assert isinstance(ears, Ears)
-        ears.connected += 1
+        ears.on_connected()
         ears.open.add(self)
         try:
             await asyncio.wait(
@@ -144,6 +151,10 @@ class Ears(stt.STT):
         self.connected = 0
         self.at_end = at_end
         self.failure = self.new_failure()
+
+    def on_connected(self) -> None:
+        """A connection is there."""
+        self.connected += 1
 
     def new_failure(self) -> asyncio.Future[Exception]:
         """Where the next failure of the connection is put."""

@@ -53,6 +53,7 @@ class Helper(Agent):
 
     def __init__(
         self,
+        call: Call,
         *,
         at_enter: Behave = nothing,
         at_exit: Behave = nothing,
@@ -62,7 +63,7 @@ class Helper(Agent):
     ) -> None:
         super().__init__(instructions="Help.", **options)
         self._at_enter, self._at_exit, self._at_turn = at_enter, at_exit, at_turn
-        self._tool = tool
+        self._tool = call.mark(tool)
 
     async def on_enter(self) -> None:
         await self._at_enter()
@@ -90,10 +91,16 @@ class Question(AgentTask[str]):
     """A task whose hooks and tool do what a scenario wants."""
 
     def __init__(
-        self, *, at_enter: Behave = nothing, at_exit: Behave = nothing, tool: Behave = forever
+        self,
+        call: Call,
+        *,
+        at_enter: Behave = nothing,
+        at_exit: Behave = nothing,
+        tool: Behave = forever,
     ) -> None:
         super().__init__(instructions="Ask.")
-        self._at_enter, self._at_exit, self._tool = at_enter, at_exit, tool
+        self._at_enter, self._at_exit = call.mark(at_enter), at_exit
+        self._tool = call.mark(tool)
 
     async def on_enter(self) -> None:
         await self._at_enter()
@@ -118,6 +125,9 @@ class Call:
         self.began = asyncio.get_running_loop().time()
         self.expect_closes = 1
         self._emitted = asyncio.Event()
+        self._reached = 0
+        self._wanted = 0
+        self._progress = asyncio.Event()
 
     async def start(
         self,
@@ -143,7 +153,7 @@ class Call:
         )
         self.attach(speaker, microphone)
         self.session.on("close", self._on_close)
-        await self.session.start(agent or Helper())
+        await self.session.start(agent or Helper(self))
         await asyncio.sleep(0.1)
         return self.session
 
@@ -152,10 +162,30 @@ class Call:
         self.session.input.audio = microphone or Microphone()
         self.session.output.audio = speaker or Speaker()
 
-    async def ask(self, words: str = "call:work") -> None:
-        """The user says something that needs a reply; it is on its way when this returns."""
+    def mark(self, behave: Behave) -> Behave:
+        """The same, noticed by `ask` when it begins."""
+
+        async def marked() -> None:
+            self._reached += 1
+            self._progress.set()
+            await behave()
+
+        return marked
+
+    async def ask(self, words: str = "call:work", *, times: int = 1) -> None:
+        """The user says something, and marked things begin, so many times."""
+        self._wanted = self._reached + times
         self.session.generate_reply(user_input=words)
-        await asyncio.sleep(0.2)
+        await self.reach(0)
+
+    async def reach(self, times: int = 1) -> None:
+        """Marked things have begun, so many since the last time."""
+        self._wanted += times
+        while self._reached < self._wanted:
+            self._progress.clear()
+            await self._progress.wait()
+        self._wanted = self._reached
+        await asyncio.sleep(0.05)
 
     def hang_up(self, *closers: Coroutine[Any, Any, Any]) -> None:
         """The clock runs from here. Without `closers`: `aclose()`."""
@@ -190,7 +220,7 @@ class Result:
     remark: str = ""
 
 
-async def run(title: str, patience: float = 12.0) -> Result:
+async def run(title: str, patience: float = 10.0) -> Result:
     """Play a scenario; a close that takes longer than `patience` seconds hangs."""
     call = Call(patience)
     loop = asyncio.get_running_loop()
@@ -209,12 +239,12 @@ async def run(title: str, patience: float = 12.0) -> Result:
             await asyncio.wait_for(check(), patience)
     except asyncio.TimeoutError:
         return Result(title, False, loop.time() - call.began, "hangs")
-    except AssertionError as error:
-        return Result(title, False, loop.time() - call.began, str(error))
+    except Exception as error:
+        return Result(title, False, loop.time() - call.began, str(error) or repr(error))
     return Result(title, True, seconds)
 
 
-async def run_all(patience: float = 12.0) -> list[Result]:
+async def run_all(patience: float = 10.0) -> list[Result]:
     """Play all scenarios side by side."""
     return await asyncio.gather(*(run(title, patience) for title in SCENARIOS))
 
@@ -240,13 +270,13 @@ async def _(call: Call) -> None:
 @scenario("two tools sleep")
 async def _(call: Call) -> None:
     await call.start()
-    await call.ask("call:work call:more_work")
+    await call.ask("call:work call:more_work", times=2)
     call.hang_up()
 
 
 @scenario("a tool ignores cancellation")
 async def _(call: Call) -> None:
-    await call.start(Helper(tool=stubborn))
+    await call.start(Helper(call, tool=stubborn))
     await call.ask()
     call.hang_up()
 
@@ -260,7 +290,7 @@ async def _(call: Call) -> Check:
         await call.session.aclose()
         back.set()
 
-    await call.start(Helper(tool=hang_up))
+    await call.start(Helper(call, tool=hang_up))
     await call.ask()
 
     async def check() -> None:
@@ -281,8 +311,8 @@ async def _(call: Call) -> None:
             await call.session.aclose()
         await forever()
 
-    await call.start(Helper(tool=hang_up))
-    await call.ask("call:work call:more_work")
+    await call.start(Helper(call, tool=hang_up))
+    await call.ask("call:work call:more_work", times=2)
 
 
 # -- hooks ----------------------------------------------------------------------------------------------
@@ -290,19 +320,19 @@ async def _(call: Call) -> None:
 
 @scenario("`on_enter` waits for ever")
 async def _(call: Call) -> None:
-    await call.start(Helper(at_enter=forever))
+    await call.start(Helper(call, at_enter=forever))
     call.hang_up()
 
 
 @scenario("`on_exit` waits for ever")
 async def _(call: Call) -> None:
-    await call.start(Helper(at_exit=forever))
+    await call.start(Helper(call, at_exit=forever))
     call.hang_up()
 
 
 @scenario("`on_exit` ignores cancellation")
 async def _(call: Call) -> None:
-    await call.start(Helper(at_exit=stubborn))
+    await call.start(Helper(call, at_exit=stubborn))
     call.hang_up()
 
 
@@ -311,7 +341,7 @@ async def _(call: Call) -> None:
     async def cancelled() -> None:
         raise asyncio.CancelledError
 
-    await call.start(Helper(at_exit=cancelled))
+    await call.start(Helper(call, at_exit=cancelled))
     call.hang_up()
 
 
@@ -320,15 +350,15 @@ async def _(call: Call) -> None:
     async def goodbye() -> None:
         await call.session.say("Goodbye.", allow_interruptions=False)
 
-    await call.start(Helper(at_exit=goodbye), speaker=Speaker(mute=True))
+    await call.start(Helper(call, at_exit=goodbye), speaker=Speaker(mute=True))
     call.hang_up()
 
 
 @scenario("`on_user_turn_completed` waits for ever")
 async def _(call: Call) -> None:
-    await call.start(Helper(at_turn=forever))
+    await call.start(Helper(call, at_turn=call.mark(forever)))
     call.ears.hear("hello")
-    await asyncio.sleep(1)
+    await call.reach()
     call.hang_up()
 
 
@@ -339,7 +369,8 @@ async def _(call: Call) -> None:
         call.hang_up(nothing())
         await call.session.aclose()
 
-    await call.start(Helper(at_enter=leave))
+    await call.start(Helper(call, at_enter=call.mark(leave)))
+    await call.reach()
     await asyncio.sleep(0.2)
 
 
@@ -348,7 +379,7 @@ async def _(call: Call) -> None:
     async def leave() -> None:
         await call.session.aclose()
 
-    await call.start(Helper(at_exit=leave))
+    await call.start(Helper(call, at_exit=leave))
     call.hang_up()
 
 
@@ -358,32 +389,32 @@ async def _(call: Call) -> None:
 @scenario("an AgentTask's `on_enter` waits for ever")
 async def _(call: Call) -> None:
     async def ask() -> None:
-        await Question(at_enter=forever)
+        await Question(call, at_enter=forever)
 
-    await call.start(Helper(at_enter=ask))
+    await call.start(Helper(call, at_enter=ask))
     call.hang_up()
 
 
 @scenario("an AgentTask's `on_exit` waits for ever")
 async def _(call: Call) -> None:
     async def ask() -> None:
-        await Question(at_exit=forever)
+        await Question(call, at_exit=forever)
 
-    await call.start(Helper(tool=ask))
-    await call.ask()
+    await call.start(Helper(call, tool=ask))
+    await call.ask(times=2)
     call.hang_up()
 
 
 @scenario("an AgentTask inside an AgentTask, a tool of the inner one sleeps")
 async def _(call: Call) -> None:
     async def outer() -> None:
-        await Question(at_enter=inner)
+        await Question(call, at_enter=inner)
 
     async def inner() -> None:
-        await Question()
+        await Question(call)
 
-    await call.start(Helper(tool=outer))
-    await call.ask()
+    await call.start(Helper(call, tool=outer))
+    await call.ask(times=3)
     await call.ask()
     call.hang_up()
 
@@ -391,10 +422,10 @@ async def _(call: Call) -> None:
 @scenario("an AgentTask awaited by a tool; its own tool ignores cancellation")
 async def _(call: Call) -> None:
     async def ask() -> None:
-        await Question(tool=stubborn)
+        await Question(call, tool=stubborn)
 
-    await call.start(Helper(tool=ask))
-    await call.ask()
+    await call.start(Helper(call, tool=ask))
+    await call.ask(times=2)
     await call.ask()
     call.hang_up()
 
@@ -406,31 +437,31 @@ async def _(call: Call) -> None:
 async def _(call: Call) -> None:
     session = await call.start()
     await call.ask()
-    session.update_agent(Helper())
+    session.update_agent(Helper(call))
     await asyncio.sleep(0.1)
     call.hang_up()
 
 
 @scenario("a handoff waits for the old agent's `on_exit`")
 async def _(call: Call) -> None:
-    session = await call.start(Helper(at_exit=forever))
-    session.update_agent(Helper())
-    await asyncio.sleep(0.1)
+    session = await call.start(Helper(call, at_exit=call.mark(forever)))
+    session.update_agent(Helper(call))
+    await call.reach()
     call.hang_up()
 
 
 @scenario("after a handoff, the new agent's `on_enter` waits for ever")
 async def _(call: Call) -> None:
     session = await call.start()
-    session.update_agent(Helper(at_enter=forever))
-    await asyncio.sleep(0.3)
+    session.update_agent(Helper(call, at_enter=call.mark(forever)))
+    await call.reach()
     call.hang_up()
 
 
 @scenario("a handoff waits for a toolset of the old agent to close")
 async def _(call: Call) -> None:
-    session = await call.start(Helper(tools=[BrokenToolset(forever)]))
-    session.update_agent(Helper())
+    session = await call.start(Helper(call, tools=[BrokenToolset(forever)]))
+    session.update_agent(Helper(call))
     await asyncio.sleep(0.1)
     call.hang_up()
 
@@ -440,14 +471,14 @@ async def _(call: Call) -> None:
 
 @scenario("the LLM ignores cancellation")
 async def _(call: Call) -> None:
-    await call.start(llm=ScriptedLLM(before=stubborn))
+    await call.start(llm=ScriptedLLM(before=call.mark(stubborn)))
     await call.ask("hello")
     call.hang_up()
 
 
 @scenario("the TTS ignores cancellation")
 async def _(call: Call) -> None:
-    await call.start(voice=Voice(before=stubborn))
+    await call.start(voice=Voice(before=call.mark(stubborn)))
     await call.ask("hello")
     call.hang_up()
 
@@ -464,10 +495,10 @@ async def _(call: Call) -> Check:
 async def _(call: Call) -> None:
     class Stuck(Helper):
         async def llm_node(self, chat_ctx: Any, tools: Any, settings: Any) -> str:
-            await stubborn()
+            await call.mark(stubborn)()
             return ""
 
-    await call.start(Stuck())
+    await call.start(Stuck(call))
     await call.ask("hello")
     call.hang_up()
 
@@ -477,10 +508,10 @@ async def _(call: Call) -> None:
     class Stuck(Helper):
         async def tts_node(self, text: AsyncIterable[str], settings: Any) -> Any:
             async for _ in text:
-                await stubborn()
+                await call.mark(stubborn)()
             yield
 
-    await call.start(Stuck())
+    await call.start(Stuck(call))
     await call.ask("hello")
     call.hang_up()
 
@@ -495,7 +526,7 @@ async def _(call: Call) -> Check:
             finally:
                 await stubborn()
 
-    await call.start(Stuck())
+    await call.start(Stuck(call))
     call.hang_up()
     return nothing
 
@@ -504,9 +535,9 @@ async def _(call: Call) -> Check:
 async def _(call: Call) -> None:
     class Stuck(Helper):
         def transcription_node(self, text: Any, settings: Any) -> Any:
-            return stream_of(text, stubborn)
+            return stream_of(text, call.mark(stubborn))
 
-    await call.start(Stuck())
+    await call.start(Stuck(call))
     await call.ask("hello")
     call.hang_up()
 
@@ -552,7 +583,7 @@ async def _(call: Call) -> None:
 
 @scenario("a toolset of the agent ignores cancellation while it closes")
 async def _(call: Call) -> None:
-    await call.start(Helper(tools=[BrokenToolset(stubborn)]))
+    await call.start(Helper(call, tools=[BrokenToolset(stubborn)]))
     call.hang_up()
 
 
@@ -622,9 +653,9 @@ async def _(call: Call) -> None:
 @scenario("an AgentTask waits; graceful, then `aclose()`")
 async def _(call: Call) -> None:
     async def ask() -> None:
-        await Question(at_enter=forever)
+        await Question(call, at_enter=forever)
 
-    session = await call.start(Helper(at_enter=ask))
+    session = await call.start(Helper(call, at_enter=ask))
     session.shutdown()
     await asyncio.sleep(0.1)
     call.hang_up()
@@ -642,23 +673,19 @@ async def _(call: Call) -> None:
     model = ScriptedLLM()
     await call.start(llm=model, conn_options=SessionConnectOptions(max_unrecoverable_errors=0))
     await call.ask()
-    model.before = _fail
+    model.before = call.mark(_fail)
     call.hang_up(nothing())
     await call.ask("hello")
 
 
 @scenario("an unrecoverable error during a graceful close that waits for a tool")
 async def _(call: Call) -> None:
-    model = ScriptedLLM()
-    session = await call.start(
-        Helper(at_exit=forever),
-        llm=model,
-        conn_options=SessionConnectOptions(max_unrecoverable_errors=0),
-    )
-    model.before = _fail
-    await call.ask("call:work")
+    session = await call.start(conn_options=SessionConnectOptions(max_unrecoverable_errors=0))
+    await call.ask()
+    session.shutdown()
+    await asyncio.sleep(0.1)
     call.hang_up(nothing())
-    del session
+    call.ears.failure.set_result(APIError("the provider is gone", retryable=False))
 
 
 @scenario("started again after a forced close, and closed again")
@@ -670,7 +697,7 @@ async def _(call: Call) -> None:
     await call.closed()
     await asyncio.sleep(0.1)
     call.attach()
-    await session.start(Helper())
+    await session.start(Helper(call))
     await asyncio.sleep(0.1)
     call.hang_up(nothing())
     session.shutdown()
@@ -684,7 +711,7 @@ async def _(call: Call) -> None:
     await call.closed()
     await asyncio.sleep(0.1)
     call.attach()
-    await session.start(Helper())
+    await session.start(Helper(call))
     await asyncio.sleep(0.1)
     call.hang_up(nothing())
     session.shutdown()

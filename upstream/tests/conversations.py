@@ -284,7 +284,7 @@ async def using_a_tool_that_fails(stage: Stage) -> None:
 async def interrupted_by_the_program(stage: Stage) -> None:
     session = await stage.start(pace=20)
     speech = session.say("A long story, which nobody wants to hear to its end.")
-    await asyncio.sleep(0.5)
+    await stage.until("new_state=speaking")
     await session.interrupt()
     await speech
     await session.say("Well.")
@@ -305,7 +305,7 @@ async def interrupted_in_the_queue(stage: Stage) -> None:
 async def closed_while_speaking(stage: Stage) -> None:
     session = await stage.start(pace=20)
     session.say("A long story.")
-    await asyncio.sleep(0.5)
+    await stage.until("new_state=speaking")
     await stage.end()
 
 
@@ -314,7 +314,7 @@ async def closed_while_queued(stage: Stage) -> None:
     session = await stage.start(pace=20)
     session.say("A long story.")
     session.say("And another one.")
-    await asyncio.sleep(0.5)
+    await stage.until("new_state=speaking")
     await stage.end()
 
 
@@ -342,7 +342,7 @@ async def a_turn_that_is_stopped(stage: Stage) -> None:
 async def a_last_sentence_before_the_close(stage: Stage) -> None:
     await stage.start()
     stage.ears.hear("one more thing")
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.05)
     await stage.end()
 
 
@@ -450,7 +450,7 @@ async def shut_down_at_once(stage: Stage) -> None:
     session = await stage.start(pace=20)
     session.on("close", lambda _: closed.set())
     session.say("A long story.")
-    await asyncio.sleep(0.5)
+    await stage.until("new_state=speaking")
     session.shutdown(drain=False)
     await closed.wait()
     await asyncio.sleep(0.1)
@@ -459,9 +459,9 @@ async def shut_down_at_once(stage: Stage) -> None:
 
 @conversation
 async def a_tool_that_ends_during_the_close(stage: Stage) -> None:
-    session = await stage.start(Host(stage, tool=lambda: asyncio.sleep(0.5)))
+    session = await stage.start(Host(stage, tool=lambda: asyncio.sleep(1)))
     session.generate_reply(user_input="call:work")
-    await asyncio.sleep(0.2)
+    await stage.until("host works")
     await stage.end()
 
 
