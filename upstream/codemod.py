@@ -53,9 +53,10 @@ def _template(path: str) -> cst.FunctionDef:
     return found
 
 
-def _statements(path: str) -> list[cst.BaseStatement]:
+@functools.cache
+def _statements(path: str) -> tuple[cst.BaseStatement, ...]:
     body = _template(path).body.body
-    statements = [s for s in body if isinstance(s, cst.BaseStatement)]
+    statements = tuple(s for s in body if isinstance(s, cst.BaseStatement))
     return statements[1:] if _is_docstring(statements[0]) else statements
 
 
@@ -617,6 +618,7 @@ def is_patched(file: str, source: bytes) -> bool:
     return all(found.values())
 
 
+@functools.lru_cache(maxsize=8)
 def _parse(file: str, source: bytes) -> cst.Module:
     try:
         return cst.parse_module(source)
@@ -674,7 +676,7 @@ class _Editing(cst.CSTTransformer):
     def __init__(self, place: Place, function: cst.FunctionDef) -> None:
         super().__init__()
         self._function = function
-        self._edits = [(edit, shape(edit.before)) for edit in place.edits]
+        self._edits = [(e, shape(e.before), _with_item(e.put)) for e in place.edits]
         self.times = dict.fromkeys(place.edits, 0)
 
     def on_visit(self, node: cst.CSTNode) -> bool:
@@ -683,21 +685,23 @@ class _Editing(cst.CSTTransformer):
     def on_leave(  # type: ignore[override]
         self, original_node: cst.CSTNode, updated_node: cst.CSTNode
     ) -> cst.CSTNode:
-        for edit, before in self._edits:
-            template = _statements(edit.put)[0]
-            if isinstance(template, cst.With):
-                if isinstance(original_node, cst.WithItem) and same_shape(
-                    before, original_node.item
-                ):
+        if isinstance(original_node, cst.WithItem):
+            for edit, before, item in self._edits:
+                if item is not None and same_shape(before, original_node.item):
                     self.times[edit] += 1
-                    return updated_node.with_changes(item=template.items[0].item)
-            elif isinstance(original_node, (cst.Await, cst.Call, cst.Assign, cst.Attribute)) and (
-                same_shape(before, original_node)
-            ):
-                self.times[edit] += 1
-                put = _expression(edit.put, edit.bound(updated_node))
-                return cst.Expr(put) if isinstance(original_node, cst.Assign) else put
+                    return updated_node.with_changes(item=item)
+        elif isinstance(original_node, (cst.Await, cst.Call, cst.Assign, cst.Attribute)):
+            for edit, before, item in self._edits:
+                if item is None and same_shape(before, original_node):
+                    self.times[edit] += 1
+                    put = _expression(edit.put, edit.bound(updated_node))
+                    return cst.Expr(put) if isinstance(original_node, cst.Assign) else put
         return updated_node
+
+
+def _with_item(put: str) -> cst.BaseExpression | None:
+    template = _statements(put)[0]
+    return template.items[0].item if isinstance(template, cst.With) else None
 
 
 def _with_new_methods(module: cst.Module) -> cst.Module:
