@@ -119,6 +119,14 @@ async def a_task_that_is_cancelled(scene: Scene) -> None:
     await asyncio.sleep(0.01)
 
 
+async def an_interrupt_from_the_keyboard(scene: Scene) -> None:
+    """As `asyncio.run` does it: every task is cancelled, the close among them."""
+    await aclose(scene)
+    await asyncio.sleep(0.01)
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+
+
 async def several_racing(scene: Scene) -> None:
     await participant_leaves(scene)
     for _ in range(3):
@@ -155,6 +163,7 @@ CLOSERS: dict[str, Closer] = {
     "an event handler": an_event_handler,
     "a close handler, again": a_close_handler_again,
     "a task that is cancelled": a_task_that_is_cancelled,
+    "a keyboard interrupt": an_interrupt_from_the_keyboard,
     "several racing": several_racing,
 }
 

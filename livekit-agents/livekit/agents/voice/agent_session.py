@@ -405,7 +405,9 @@ class AgentSession(ClosesOnExit, SessionConversation, Generic[Userdata_T]):
         self._close = SessionClose(self, reason=reason, drain=drain, error=error)
         with neutral(), bound(current_ledger, self._ledger):
             self._closing_task = self._close_scope.spawn(
-                self._aclose_impl(reason=reason, drain=drain, error=error), name="close session"
+                self._aclose_impl(reason=reason, drain=drain, error=error),
+                name="close session",
+                cancellable=False,
             )
         self._state.stop()
         if not self._closing_fut.done():

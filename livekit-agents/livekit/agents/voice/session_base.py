@@ -345,6 +345,8 @@ class SessionBase(IsolatedEmitter[EventTypes]):
         session_room.participant_linked(cast("AgentSession[Any]", self), participant)
 
     def _on_metrics(self, metrics: Any) -> None:
+        if self._is_former_life():
+            return
         self._usage.collect(metrics)
         self.emit("metrics_collected", MetricsCollectedEvent(metrics=metrics))
         self.emit("session_usage_updated", SessionUsageUpdatedEvent(usage=self.usage))

@@ -212,7 +212,12 @@ class TaskScope:
         return frozenset(task for task in self._tasks if not task.done() and task not in _abandoned)
 
     def spawn(
-        self, coro: Coroutine[Any, Any, T], *, name: str | None = None, log_errors: bool = True
+        self,
+        coro: Coroutine[Any, Any, T],
+        *,
+        name: str | None = None,
+        log_errors: bool = True,
+        cancellable: bool = True,
     ) -> asyncio.Task[T]:
         """Start a task.
 
@@ -221,6 +226,8 @@ class TaskScope:
             name: name of the task; the coroutine's qualified name by default.
             log_errors: log a failure, once, at ERROR with owner and name. Pass False where the
                 task is awaited and its failure dealt with; asyncio complains if it then is not.
+            cancellable: False for a cleanup that is bounded by itself: nobody can cancel it, not
+                even `asyncio.run` on a keyboard interrupt, which waits for it instead.
 
         Raises:
             RuntimeError: the scope is closed, or no event loop is running. ``coro`` is closed.
@@ -234,7 +241,11 @@ class TaskScope:
         except RuntimeError:
             coro.close()
             raise
-        task = loop.create_task(coro, name=name or _name_of(coro))
+        name = name or _name_of(coro)
+        if cancellable:
+            task = loop.create_task(coro, name=name)
+        else:
+            task = _UncancellableTask(coro, loop=loop, name=name)
         self._tasks[task] = loop.time()
         task.add_done_callback(self._finished if log_errors else self._finished_quietly)
         return task
@@ -339,6 +350,13 @@ class TaskScope:
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
         return f"<TaskScope {self._owner!r} {state}, {len(self.tasks)} running>"
+
+
+class _UncancellableTask(asyncio.Task[T]):
+    """A task that goes on to its end."""
+
+    def cancel(self, msg: Any = None) -> bool:
+        return False
 
 
 async def run_bounded(

@@ -62,6 +62,7 @@ class SayTask:
             log_failure("saying a text failed", speech_id=self._handle.id)
         finally:
             forget()
+            self.settle()  # whoever cancelled it, and whatever broke it
             if self._session.agent_state == "speaking" and self._started_at is not None:
                 self._session._update_agent_state("listening")
             await self._scope.cancel(CHILD_GRACE)

@@ -88,6 +88,9 @@ class SegmentPlayback:
                 await self._wait_for_playout(output)
             if self._handle.interrupted:
                 await self._stop(output)
+        except BaseException:
+            self.settle()
+            raise
         finally:
             self._end()
 

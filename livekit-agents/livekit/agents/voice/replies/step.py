@@ -112,13 +112,14 @@ class ReplyStep:
         keep_tools = self._handle._on_release(self._tool_loop.release)
         try:
             return await self._run()
+        except BaseException:
+            self.settle()  # whoever cancelled it, and whatever broke it
+            raise
         finally:
             forget()
             keep_tools()
             if self._llm.error is not None:
                 self._handle._set_error(self._llm.error)
-            if asyncio.current_task() in self._handle._tasks and self._handle._was_cut_off:
-                self.settle()
             await self._end()
 
     async def _run(self) -> ReplyRequest | None:
