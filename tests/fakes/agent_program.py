@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from fakes.llm import FakeLLM
-from fakes.worker import make_server, scripted
-from livekit.agents import Agent, AgentSession, JobContext, cli
+from fakes.worker import leave, make_server, scripted
+from livekit.agents import Agent, AgentSession, JobContext, JobRequest, cli
 
 server = make_server()
 
@@ -21,8 +22,16 @@ async def talk(ctx: JobContext) -> None:
     await session.start(agent=Agent(instructions="Be polite."), room=ctx.room)
 
 
+async def block(request: JobRequest) -> None:
+    """Blocks the event loop of the worker."""
+    leave("blocked")
+    time.sleep(3600)  # noqa: ASYNC251
+
+
 if os.environ.get("AGENT") == "talk":
     server._entrypoint = talk
+elif os.environ.get("AGENT") == "block":
+    server._hooks["on_request"] = block
 assert scripted
 
 if __name__ == "__main__":

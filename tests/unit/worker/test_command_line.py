@@ -148,6 +148,20 @@ async def test_the_second_ctrl_c_ends_at_once_and_the_job_ends_by_itself(
             assert await trace(out, "ended-wait") == "the worker is gone"
 
 
+async def test_a_call_that_blocks_the_worker_is_broken_by_a_signal(
+    env: dict[str, str], out: Path
+) -> None:
+    async with FakeLiveKitServer().serve() as livekit:
+        env["AGENT"] = "block"
+        async with terminal(AGENT, "start", "--url", livekit.url, env=env) as screen:
+            job = await livekit.offer(await livekit.worker(), room="finish")
+            await trace(out, "blocked")
+            screen.send_signal(signal.SIGTERM)
+            assert await screen.exits(10) == 0
+            assert "breaking the call that blocks it" in screen.text
+        assert not livekit.answers(job)[0].available
+
+
 async def test_a_killed_worker_leaves_no_process_behind(env: dict[str, str], out: Path) -> None:
     async with FakeLiveKitServer().serve() as livekit:
         async with terminal(AGENT, "start", "--url", livekit.url, env=env) as screen:

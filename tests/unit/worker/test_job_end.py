@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from livekit import rtc
 from livekit.protocol import agent, models
 
 from fakes.llm import FakeLLM, Reply
@@ -79,7 +80,7 @@ class Ending:
         session_end: Entrypoint | None = None,
         leave: Callable[[], Awaitable[None]] = nothing,
         tell: Callable[[], Awaitable[None]] = nothing,
-        metadata: str = "",
+        fake: bool = True,
     ) -> None:
         self.steps: list[str] = []
         self.errors: list[str] = []
@@ -90,13 +91,11 @@ class Ending:
         self.job = JobRun(
             RunningJobInfo(
                 accept_arguments=JobAcceptArguments("", "agent", ""),
-                job=agent.Job(
-                    id="AJ_1", room=models.Room(name="room", sid="RM_1"), metadata=metadata
-                ),
+                job=agent.Job(id="AJ_1", room=models.Room(name="room", sid="RM_1")),
                 url="",
                 token="",
                 worker_id="AW_1",
-                fake_job=True,
+                fake_job=fake,
             ),
             proc=JobProcess(
                 executor_type=JobExecutorType.PROCESS, user_arguments=None, http_proxy=None
@@ -121,6 +120,7 @@ class Ending:
         """Run the job, end it after a second. Returns how long the end took."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(mock_room, "create_mock_room", lambda: self.room)
+            patch.setattr(rtc, "Room", lambda: self.room)
             task = asyncio.get_running_loop().create_task(self.job.run())
             await asyncio.sleep(after)
             self._began = asyncio.get_running_loop().time()
@@ -455,3 +455,42 @@ async def test_a_close_that_nothing_can_end_does_not_keep_the_job(
     await sessions[0].aclose()
     assert took == pytest.approx(65.0, abs=0.5)
     assert any("can't be closed" in r.getMessage() for r in caplog.records)
+
+
+async def test_a_job_that_can_do_nothing_any_more_ends(caplog: pytest.LogCaptureFixture) -> None:
+    called: list[str] = []
+    ending = Ending(recorder(called), fake=False)
+    assert await ending.run(None, after=0.0) == pytest.approx(70.0, abs=0.1)
+    assert called == ["the entrypoint left nothing to do"]
+    warnings = [r.getMessage() for r in caplog.records]
+    assert any("was not established within 10 seconds" in line for line in warnings)
+
+
+async def test_a_job_in_a_room_goes_on_when_its_entrypoint_has_returned() -> None:
+    called: list[str] = []
+
+    async def entrypoint(ctx: JobContext) -> None:
+        await recorder(called)(ctx)
+        await ctx.connect()
+
+    ending = Ending(entrypoint, fake=False)
+    await ending.run(ASKED, after=1000.0)
+    assert called == ["parent process shutdown"]
+
+
+async def test_a_room_that_is_still_being_joined_is_left_when_it_is() -> None:
+    gate = asyncio.Event()
+
+    async def entrypoint(ctx: JobContext) -> None:
+        async def connect(*_: Any, **__: Any) -> None:
+            await gate.wait()
+
+        ctx.room.connect = connect  # type: ignore[method-assign]
+        ctx.shutdown("changed my mind")
+        await ctx.connect()
+
+    ending = Ending(entrypoint, fake=False)
+    asyncio.get_running_loop().call_later(18.0, gate.set)
+    took = await ending.run(None, after=0.0)
+    assert took == pytest.approx(18.0, abs=0.1)
+    assert ending.room.left_at is not None

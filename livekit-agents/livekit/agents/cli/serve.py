@@ -160,11 +160,7 @@ def run_worker(
         drain=not args.dev and not unregistered,
         beside=beside,
     )
-    try:
-        run_loop(run.run, name="worker")
-    except _LoopBlocked:
-        logger.error("the event loop of the worker was blocked, its jobs end by themselves")
-        return 1
+    run_loop(run.run, name="worker", resume_after=_LoopBlocked)
     return 1 if run.failed else 0
 
 

@@ -26,6 +26,7 @@ def run_loop(
     debug: bool = False,
     name: str,
     created: Callable[[asyncio.AbstractEventLoop], None] = lambda _: None,
+    resume_after: type[BaseException] | None = None,
 ) -> None:
     """Run a coroutine on a loop of its own, in the calling thread.
 
@@ -37,6 +38,8 @@ def run_loop(
         debug: of the loop.
         name: for the monitor of the loop, and logs.
         created: called with the loop before it runs.
+        resume_after: what a signal handler raises to break a call that blocks the loop. It ends
+            whoever made the call; the loop goes on.
     """
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
@@ -44,8 +47,14 @@ def run_loop(
     loop.slow_callback_duration = 0.1
     created(loop)
     start_monitoring(loop, name=name, emit_spans=name == "job")
+    task = loop.create_task(main(), name=name)
     try:
-        loop.run_until_complete(main())
+        try:
+            loop.run_until_complete(task)
+        except BaseException as error:
+            if resume_after is None or not isinstance(error, resume_after) or task.done():
+                raise
+            loop.run_until_complete(task)
     finally:
         try:
             stop_monitoring(loop)
