@@ -7,11 +7,13 @@ import json
 import signal
 import statistics
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from livekit import api
 
@@ -215,5 +217,37 @@ async def test_twenty_jobs_at_once(server: LiveKitServer, tmp_path: Path) -> Non
         )
         for room in rooms:
             assert worker.endings(room) == ["JS_SUCCESS"], room
+        worker.screen.send_signal(signal.SIGTERM)
+        assert await worker.screen.exits() == 0
+
+
+@pytest.mark.timeout(900)
+async def test_two_hundred_jobs_in_a_row_leave_the_worker_as_it_was(
+    server: LiveKitServer, tmp_path: Path
+) -> None:
+    async with working(server, tmp_path, name="jobs-row", idle=2) as worker:
+        process = psutil.Process(worker.screen.process.pid)
+        latencies: list[float] = []
+        usage: list[tuple[float, int, int]] = []
+        for number in range(200):
+            room, began = f"row-{number}", time.time()
+            await worker.dispatch(room, "brief")
+            await worker.trace(room, "ended")
+            latencies.append(worker.traces(room)[0]["at"] - began)
+            if number in (20, 199):
+                await asyncio.sleep(1.0)  # the last processes end, idle ones start
+                children = process.children(recursive=True)
+                usage.append((process.memory_info().rss / 2**20, len(children), process.num_fds()))
+        latencies.sort()
+        print(
+            f"\ndispatch to entrypoint, 200 in a row: p50 {latencies[100] * 1000:.0f} ms, "
+            f"p99 {latencies[197] * 1000:.0f} ms; worker after 20 and 200 jobs (MB, processes, "
+            f"descriptors): {usage}"
+        )
+        (memory, processes, descriptors), after = usage
+        assert after[0] < memory + 15
+        assert after[1] <= processes and after[2] <= descriptors + 5
+        endings = Counter(tuple(worker.endings(f"row-{number}")) for number in range(200))
+        assert endings == {("JS_SUCCESS",): 200}
         worker.screen.send_signal(signal.SIGTERM)
         assert await worker.screen.exits() == 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from fakes.livekit_server import API_KEY, API_SECRET, FakeLiveKitServer, WorkerPeer
-from livekit.agents import AgentServer, JobContext, JobProcess
+from fakes.llm import FakeLLM
+from livekit.agents import Agent, AgentServer, AgentSession, JobContext, JobProcess
 from livekit.agents.inference_runner import _InferenceRunner
 from livekit.agents.log import logger
 
@@ -270,3 +272,19 @@ async def _grow(ctx: JobContext) -> None:
 
 SCRIPTS["infer"] = _infer
 SCRIPTS["grow"] = _grow
+
+
+async def _report(ctx: JobContext) -> None:
+    """A recorded conversation."""
+    logging.getLogger("user").warning("before the session", extra={"answer": 42})
+    session = AgentSession[None](llm=FakeLLM(default="How do you do?"))
+    await session.start(
+        agent=Agent(instructions="Be polite."),
+        record={"audio": False, "traces": True, "logs": True, "transcript": True},
+    )
+    await session.run(user_input="Hello")
+    ctx.tagger.success("they talked")
+    ctx.shutdown("reported")
+
+
+SCRIPTS["report"] = _report

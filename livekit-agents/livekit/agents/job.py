@@ -595,6 +595,10 @@ class JobContext:
             )
         if self._recording_options is None:
             self._recording_options = options
+            if self._telemetry_state is not None:
+                self._telemetry_state.decide(
+                    traces=bool(options.get("traces")), logs=bool(options.get("logs"))
+                )
 
     @property
     def _observability_url(self) -> str | None:

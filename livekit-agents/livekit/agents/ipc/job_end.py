@@ -109,7 +109,10 @@ class JobEnd:
             await run("leaving the room", self._leave_room, budgets.disconnect)
             await self._run_callbacks()
         await run("closing models", self._close_models, budgets.models)
-        await run("clean-up", self._clean_up, budgets.telemetry)
+
+    async def finish(self) -> None:
+        """After the job's last span has ended: send what waits to be sent, and clean up."""
+        await self._steps.run("clean-up", self._clean_up, self._budgets.telemetry)
         for survivor in abandoned().values():
             logger.error(
                 "task %s of %s ignored its cancellation and ends with the job, at:\n%s",

@@ -87,6 +87,10 @@ class JobRun:
 
         http_context._new_session_ctx()
         ctx = self._make_context()
+        if not self._info.fake_job and ctx._observability_url is not None:
+            from ..telemetry import cloud
+
+            ctx._telemetry_state = cloud.begin_job(ctx)
         token: Token[Any] = job_module._JobContextVar.set(ctx)
         log_filter = _JobLogFilter(ctx, per_context=self._shares_process())
         handlers = list(logging.getLogger().handlers)
@@ -124,6 +128,7 @@ class JobRun:
                 tell=self._tell,
             )
             await self._end.run()
+        await self._end.finish()
 
     async def _functions_entrypoint(self, ctx: JobContext) -> None:
         await self._functions.job_entrypoint(ctx)

@@ -28,10 +28,18 @@ async def end_session_work(ctx: JobContext, session: AgentSession[Any]) -> None:
         path = console.session_directory / "session_report.json"
         await asyncio.to_thread(write_report, ctx.make_session_report(session), path)
         logger.info("session report written", extra={"path": str(path)})
+    url = ctx._observability_url
+    if url is not None and not ctx.is_fake_job():
+        from ..telemetry.report_upload import upload_session_report
+
+        await upload_session_report(ctx, ctx.make_session_report(session), url)
 
 
 async def flush_telemetry(ctx: JobContext, timeout: float) -> None:
-    """Have spans that wait in the provider sent, if it is one that keeps them."""
+    """Have what waits to be uploaded sent."""
+    if ctx._telemetry_state is not None:
+        await asyncio.to_thread(ctx._telemetry_state.finish, timeout)
+        return
     traces = sys.modules.get("livekit.agents.telemetry.traces")
     provider = traces.tracer._own_provider if traces is not None else None
     flush = getattr(provider, "force_flush", None)

@@ -23,6 +23,18 @@ _MODULES = (
     "livekit.agents.inference.vad",
 )
 _OPTIONAL = ("livekit.agents.voice.room_io", "livekit.agents.ipc.session_end")
+_TELEMETRY = (
+    "livekit.agents.telemetry.cloud",
+    "livekit.agents.telemetry.report_upload",
+    "requests",
+    "opentelemetry.sdk.trace",
+    "opentelemetry.sdk._logs",
+    "opentelemetry.sdk.metrics",
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "opentelemetry.exporter.otlp.proto.http._log_exporter",
+    "opentelemetry.exporter.otlp.proto.http.metric_exporter",
+)
+_CLOUD_HOSTS = (".livekit.cloud", ".livekit.run")
 _PRELOAD_ENV = "LIVEKIT_AGENTS_PRELOAD_LOCAL_INFERENCE"
 
 _done = False
@@ -37,8 +49,16 @@ def warm_up() -> None:
     modules: tuple[str, ...] = (*_MODULES, *_OPTIONAL)
     if os.environ.get(_PRELOAD_ENV, "1").lower() in ("0", "false", "no", "off"):
         modules = tuple(name for name in modules if name != "livekit.agents.inference.vad")
+    if _uploads():
+        modules += _TELEMETRY
     for name in modules:
         try:
             importlib.import_module(name)
         except Exception:
             logger.debug("could not load %s ahead of time", name, exc_info=True)
+
+
+def _uploads() -> bool:
+    """Whether jobs of this process will upload telemetry."""
+    host = os.environ.get("LIVEKIT_URL", "").rstrip("/")
+    return bool(os.environ.get("LIVEKIT_OBSERVABILITY_URL")) or host.endswith(_CLOUD_HOSTS)
