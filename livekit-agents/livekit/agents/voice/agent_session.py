@@ -402,6 +402,8 @@ class AgentSession(ClosesOnExit, SessionConversation, Generic[Userdata_T]):
             return
         if not self._started and self._start_task is None:
             return
+        if drain and self._room_io is not None and self._room_io.linked_participant is None:
+            drain = False  # nobody would hear it
         self._close = SessionClose(self, reason=reason, drain=drain, error=error)
         with neutral(), bound(current_ledger, self._ledger):
             self._closing_task = self._close_scope.spawn(
