@@ -361,6 +361,78 @@ async def test_a_caller_who_leaves_before_anybody_heard_the_agent(fake_rtc: Fake
     assert room_io.linked_participant is None and room_io.subscribed_fut.cancelled()
 
 
+async def test_a_farewell_that_nobody_hears_any_more_is_cut_short(fake_rtc: FakeRtc) -> None:
+    async with calling(fake_rtc) as call:
+        call.session.say("goodbye and thank you for calling us today, it was a pleasure")
+        await asyncio.sleep(0.5)
+        call.session.shutdown()
+        await asyncio.sleep(0.5)
+        assert not call.recorded.closes
+        began = now()
+        call.room.leave(call.caller, Reason.PARTICIPANT_REMOVED)
+        event = await call.close_event()
+        assert now() - began < 0.5
+        assert event.reason == "user_initiated" and event.report.escalated
+
+
+async def test_a_farewell_to_nobody_is_not_waited_for(fake_rtc: FakeRtc) -> None:
+    session, room = _session(), fake_rtc.room()
+    recorded = Recorded(session)
+    await session.start(Agent(instructions=""), room=room)  # type: ignore[arg-type]
+    session.say("is anybody there")
+    await asyncio.sleep(1.0)
+    began = now()
+    session.shutdown()
+    await session.aclose()
+    assert now() - began < 0.5 and recorded.closes[0].report.forced
+
+
+async def test_a_track_that_can_not_be_published_at_first_is_tried_again(
+    fake_rtc: FakeRtc,
+) -> None:
+    session, room = _session(), fake_rtc.room()
+    fake_rtc.native.failing["publish_track"] = RuntimeError("reconnecting")
+    await session.start(Agent(instructions=""), room=room)  # type: ignore[arg-type]
+    room.join()
+    handle = session.say("hello")
+    await asyncio.sleep(1.0)
+    fake_rtc.native.failing.clear()
+    await handle
+    assert fake_rtc.source.played
+    await session.aclose()
+
+
+async def test_a_track_that_can_never_be_published_is_an_error_of_the_speech_and_no_hang(
+    fake_rtc: FakeRtc,
+) -> None:
+    session, room = _session(), fake_rtc.room()
+    fake_rtc.native.failing["publish_track"] = RuntimeError("not permitted")
+    await session.start(Agent(instructions=""), room=room)  # type: ignore[arg-type]
+    room.join()
+    handle = session.say("hello")
+    with pytest.raises(RuntimeError, match="not permitted"):
+        await session.room_io.wait_for_ready()
+    await asyncio.wait_for(asyncio.wait((asyncio.ensure_future(_ended(handle)),)), 5.0)
+    assert handle.done()
+    await session.aclose()
+
+
+async def _ended(handle: Any) -> None:
+    await handle.wait_for_playout()
+
+
+async def test_one_thing_that_can_not_be_let_go_of_keeps_nothing_else(fake_rtc: FakeRtc) -> None:
+    async with calling(fake_rtc) as call:
+
+        def refuse(topic: str) -> None:
+            call.room.text_handlers.pop(topic)
+            raise KeyError(topic)
+
+        call.room.unregister_text_stream_handler = refuse  # type: ignore[method-assign]
+        await call.session.aclose()
+        assert fake_rtc.source.closed
+
+
 # -- what a close can get stuck in ----------------------------------------------------------------
 
 STUCK = {

@@ -24,6 +24,9 @@ QUEUE_MS = 200
 CAPTURE_TIMEOUT = 2.0
 """Seconds for the native source to take a frame: ten times its queue. Its answer may be lost."""
 
+SLOW_PUBLISH = 10.0
+"""Seconds after which a publish that is not answered is worth a warning."""
+
 _UNDERRUN_MARGIN = 0.02
 """Seconds before the source runs dry at which an incomplete frame is sent, and the least to send."""
 
@@ -89,6 +92,7 @@ class _ParticipantAudioOutput(AudioOutput):
         self._segment: _Segment | None = None
         self._paused = False
         self._closed = False
+        self._error: Exception | None = None
         self._change: asyncio.Future[None] | None = None
         self._tail_timer: asyncio.TimerHandle | None = None
 
@@ -113,7 +117,8 @@ class _ParticipantAudioOutput(AudioOutput):
         """
         if self._closed:
             raise RuntimeError("the room's audio output is closed")
-        self._scope.spawn(self._forward(), name="room audio output")
+        if not self._scope.tasks:
+            self._scope.spawn(self._forward(), name="room audio output")
         track = rtc.LocalAudioTrack.create_audio_track(self._track_name, self._source)
         # not a task of the scope: a publish that is cancelled half-way could never be undone
         self._publishing = self._publishes.spawn(
@@ -122,13 +127,20 @@ class _ParticipantAudioOutput(AudioOutput):
             log_errors=False,
         )
         self._publishing.add_done_callback(self._published)
-        await asyncio.wait((self._publishing,))
+        if await wait_until(self._publishing, SLOW_PUBLISH):
+            logger.warning("the agent's track is still not published after %.0f s", SLOW_PUBLISH)
+            await asyncio.wait((self._publishing,))
         self._publication = self._publishing.result()
         for former in _left_published.pop(self._room, ()):  # one voice is enough
             self._publishes.spawn(_unpublish(self._room, former), name="unpublish a former track")
         await self._publication.wait_for_subscription()
         if not self._subscribed.done():
             self._subscribed.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        """Nobody will ever hear the track: captures raise instead of waiting."""
+        self._error = error
+        self._subscribed.cancel()
 
     def _published(self, publishing: asyncio.Task[rtc.LocalTrackPublication]) -> None:
         """A publish that outlived the output leaves no track behind."""
@@ -144,9 +156,14 @@ class _ParticipantAudioOutput(AudioOutput):
         """Take a frame of the right rate and channels; waits until somebody hears the track.
 
         Does nothing once closed.
+
+        Raises:
+            RuntimeError: The track could not be published.
         """
         if not self._subscribed.done():
             await asyncio.wait((self._subscribed,))
+        if self._error is not None:
+            raise RuntimeError("the agent's track could not be published") from self._error
         while self._segment is not None and self._segment.flushed:
             logger.error("audio was captured while the previous segment still plays: it waits")
             await asyncio.wait((self._segment.finished,))

@@ -229,8 +229,12 @@ class TrackFollower(Generic[T]):
                 self._room.off(event, handler)  # type: ignore[arg-type]
             self._drop()
             self._items.close()
-        await self._closing.join(STREAM_CLOSE_TIMEOUT + 0.2)
-        return await self._closing.cancel(0.25) + await self._scope.cancel(0.25)
+        try:
+            await self._closing.join(STREAM_CLOSE_TIMEOUT)
+        finally:
+            self._closing.cancel_soon()
+            self._scope.cancel_soon()
+        return await self._closing.cancel(0.2) + await self._scope.cancel(0.2)
 
 
 __all__ = ["OpenTrack", "TrackFollower", "identity_of"]

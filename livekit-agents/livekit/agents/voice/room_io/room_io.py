@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from livekit import rtc
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from ..io import AudioOutput, TextOutput
 
 _Participant = rtc.RemoteParticipant
+
+PUBLISH_RETRIES = (0.5, 1.0, 2.0)
+"""Seconds before each further try to publish the agent's track."""
 
 
 class RoomIO:
@@ -276,9 +280,10 @@ class RoomIO:
             self._agent_transcript.set_participant(self._room.local_participant.identity)
         if self._audio_output is not None:
             try:
-                await self._audio_output.start(trace_context=trace_context)
+                await self._publish(self._audio_output, trace_context)
             except Exception as error:
-                logger.exception("the agent's track could not be published")
+                logger.exception("the agent's track could not be published: it is not heard")
+                self._audio_output.fail(error)
                 if not self._ready.done():
                     self._ready.set_exception(
                         RuntimeError(f"the agent's track could not be published: {error}")
@@ -286,6 +291,17 @@ class RoomIO:
                 return
         if not self._ready.done():
             self._ready.set_result(None)
+
+    async def _publish(self, output: _ParticipantAudioOutput, trace_context: Any) -> None:
+        """A publish may fail while the room reconnects: it is tried again."""
+        for delay in PUBLISH_RETRIES:
+            try:
+                await output.start(trace_context=trace_context)
+                return
+            except Exception as error:
+                logger.warning("publishing the agent's track failed (%s), trying again", error)
+                await asyncio.sleep(delay)
+        await output.start(trace_context=trace_context)
 
     # -- linking ----------------------------------------------------------------------------------
 
@@ -350,6 +366,10 @@ class RoomIO:
 
     def _on_participant_disconnected(self, participant: _Participant) -> None:
         if not self._link.left(participant):
+            return
+        if self._session._is_closing:
+            # a farewell has no listener any more
+            self._session._close_soon(reason=CloseReason.PARTICIPANT_DISCONNECTED)
             return
         reason = participant.disconnect_reason
         logger.debug("the linked participant left: %s", _name_of(reason))
@@ -448,16 +468,7 @@ class RoomIO:
         self._closed = True
         self._link.linked = None
         self._stop_absence()
-        for event, handler in self._room_handlers().items():
-            self._room.off(event, handler)  # type: ignore[arg-type]
-        for name, on_session in self._session_handlers().items():
-            self._session.off(name, on_session)  # type: ignore[arg-type]
-        self._state_attribute.close()
-        self._scope.cancel_soon()
-        if self._pre_connect is not None:
-            self._pre_connect.close()
-        if self._chat is not None:
-            self._chat.close()
+        self._detach()
         if self._ready is not None and not self._ready.done():
             self._ready.set_exception(RuntimeError("RoomIO was closed before it was ready"))
         parts: list[tuple[str, Any]] = [
@@ -470,14 +481,32 @@ class RoomIO:
         steps = [Step(name, part.aclose) for name, part in parts if part is not None]
         steps.append(Step("room tasks", lambda: self._scope.cancel(0.5)))
         if self._user_transcript is not None:
-            self._user_transcript.unsubscribe()
             steps.append(Step("user transcript", self._end_user_transcript))
         if self._agent_transcript is not None:
-            self._agent_transcript.unsubscribe()
             steps.append(Step("agent transcript", self._end_agent_transcript))
         if self._deletion.under_way:
             steps.append(Step("room deletion", self._wait_for_deletion))
         return steps
+
+    def _detach(self) -> None:
+        """Let go of room and session; what fails stops nothing after it."""
+        actions: list[Callable[[], object]] = []
+        for event, handler in self._room_handlers().items():
+            actions.append(partial(self._room.off, event, handler))  # type: ignore[arg-type]
+        for name, on_session in self._session_handlers().items():
+            actions.append(partial(self._session.off, name, on_session))  # type: ignore[arg-type]
+        actions += [self._state_attribute.close, self._scope.cancel_soon]
+        for topic in (self._pre_connect, self._chat):
+            if topic is not None:
+                actions.append(topic.close)
+        for transcript in (self._user_transcript, self._agent_transcript):
+            if transcript is not None:
+                actions.append(transcript.unsubscribe)
+        for action in actions:
+            try:
+                action()
+            except Exception:
+                logger.exception("RoomIO could not let go of its room")
 
     async def _end_user_transcript(self) -> list[Survivor]:
         assert self._user_transcripts is not None and self._user_transcript is not None
