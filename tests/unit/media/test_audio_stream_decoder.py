@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import cache
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import assume, given, settings, strategies as st
 from livekit import rtc
 
 from fakes.media import encode, tone, wav_file
@@ -114,13 +114,13 @@ async def test_frames_come_before_the_input_ends() -> None:
 async def test_wav_samples_pass_unchanged_in_any_chunking(
     pcm: bytes, chunks: list[int], channels: int
 ) -> None:
+    assume(b"RIFF" not in pcm)  # a push that begins with it begins another file
     data = wav_file(pcm, sample_rate=8000, num_channels=channels)
     decoder = AudioStreamDecoder(sample_rate=8000, format="audio/wav")
     start = index = 0
     while start < len(data):
         end = start + chunks[index % len(chunks)]
-        if data[start : start + 4] != b"RIFF" or start == 0:
-            decoder.push(data[start:end])
+        decoder.push(data[start:end])
         start, index = end, index + 1
     decoder.end_input()
 
