@@ -122,11 +122,12 @@ def make_session() -> AgentSession[None]:
 
 async def talk() -> int:
     """Talk through the sound card until Ctrl-C."""
-    from sound_card import Microphone, NoSoundCardError, Speaker
+    from livekit.agents.cli.errors import CLIError
+    from livekit.agents.cli.sound_card import SoundCard
 
     try:
-        microphone, speaker = Microphone(), Speaker()
-    except NoSoundCardError as error:
+        microphone, speaker = SoundCard(None, None).open()
+    except CLIError as error:
         print(error, file=sys.stderr)
         return 2
     session = make_session()
@@ -144,7 +145,7 @@ async def talk() -> int:
     closed = asyncio.Event()
     session.on("close", lambda _: closed.set())
     await session.start(Receptionist())
-    print("Talk to the receptionist; Ctrl-C hangs up. (Headphones keep it from hearing itself.)")
+    print("Talk to the receptionist; Ctrl-C hangs up.")
     try:
         await closed.wait()
     except asyncio.CancelledError:
