@@ -30,7 +30,7 @@ TYPED := livekit-agents/livekit/agents $(wildcard livekit-plugins/*/livekit/plug
 .PHONY: help setup demo test e2e check format bench bench-closing port clean
 
 help:
-	@sed -n 's/^#\( \{0,1\}\)//p' Makefile | head -16
+	@sed -n 's/^#\( \{0,1\}\)//p' Makefile | head -14
 
 setup: $(READY)
 

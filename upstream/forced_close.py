@@ -175,6 +175,8 @@ class SessionCloser:
             if task in _tools(activity):  # its speech waits for it, and must not go on after it
                 _settle_speeches(activity, activity._speech_tasks)
                 task.add_done_callback(functools.partial(_end_speech_of, activity))
+                for other in _tools(activity) - close.excused:
+                    other.add_done_callback(lambda _: self._changed())
             else:
                 _block(activity, [task])
         self._changed()
@@ -624,9 +626,9 @@ def _tools(activity: Any) -> set[asyncio.Task[Any]]:
 
 def _unfinished(activity: Any, close: _Close) -> list[str]:
     running = dict(activity._tool_executor._running_tasks)
-    names = [f"tool call {call}" for call, tool in running.items() if not tool.exe_task.done()]
-    tasks = [task for task in activity._speech_tasks if not task.done()]
-    return names + [task.get_name() for task in tasks if task not in close.excused]
+    names = {tool.exe_task: f"tool call {call}" for call, tool in running.items()}
+    names |= {task: task.get_name() for task in activity._speech_tasks}
+    return [n for task, n in names.items() if not task.done() and task not in close.excused]
 
 
 # -- streams --------------------------------------------------------------------------------------------
