@@ -156,12 +156,12 @@ class Stage:
         self.noted.append(what)
         self._something.set()
 
-    async def until(self, what: str, times: int = 1) -> None:
-        """Until this was noticed so often, and things have settled."""
+    async def until(self, what: str, times: int = 1, *, settle: float = 0.2) -> None:
+        """Until this was noticed so often, and things have had a while to settle."""
         while sum(what in line for line in self.noted) < times:
             self._something.clear()
             await self._something.wait()
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(settle)
 
     async def start(self, agent: Agent | None = None, *, pace: float = 0, **options: Any) -> Any:
         """Start the session."""
@@ -342,7 +342,7 @@ async def a_turn_that_is_stopped(stage: Stage) -> None:
 async def a_last_sentence_before_the_close(stage: Stage) -> None:
     await stage.start()
     stage.ears.hear("one more thing")
-    await asyncio.sleep(0.05)
+    await stage.until("user_state_changed old_state=speaking", settle=0)
     await stage.end()
 
 
@@ -350,7 +350,7 @@ async def a_last_sentence_before_the_close(stage: Stage) -> None:
 async def committing_by_hand(stage: Stage) -> None:
     session = await stage.start()
     stage.ears.hear("by hand")
-    await asyncio.sleep(0.1)
+    await stage.until("user_state_changed old_state=speaking", settle=0)
     session.commit_user_turn()
     await stage.until(SPOKEN)
     await stage.end()
