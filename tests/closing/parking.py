@@ -50,6 +50,8 @@ class Parking:
             return None
         if self.how == RAISES:
             raise RuntimeError(f"{place} is broken")
+        if self.how == CANCELS:
+            raise asyncio.CancelledError  # as the result of a future that was cancelled does
         return self.at(place)
 
     def at_in_thread(self, place: str) -> bool:
@@ -97,6 +99,9 @@ class Parking:
         except asyncio.CancelledError:
             raise RuntimeError(f"{self.places[0]} broke when it was cancelled") from None
 
+    async def cancel_itself(self) -> None:
+        raise asyncio.CancelledError
+
     async def block_a_thread(self) -> None:
         await asyncio.to_thread(self._thread_released.wait, 60)
 
@@ -106,6 +111,7 @@ AWAITS = "awaits what nobody sets"
 IGNORES = "ignores cancellation"
 RAISES = "raises when cancelled"
 THREAD = "blocks a worker thread"
+CANCELS = "cancels itself"
 
 WAYS: dict[str, Callable[[Parking], Awaitable[None]]] = {
     SLEEPS: Parking.sleep,
@@ -113,4 +119,5 @@ WAYS: dict[str, Callable[[Parking], Awaitable[None]]] = {
     IGNORES: Parking.ignore_cancellation,
     RAISES: Parking.raise_on_cancellation,
     THREAD: Parking.block_a_thread,
+    CANCELS: Parking.cancel_itself,
 }

@@ -66,6 +66,10 @@ class StuckLLM(FakeLLM):
         self.parking = parking
         self.name = name
 
+    def off(self, event: Any, callback: Any) -> None:
+        super().off(event, callback)
+        self.parking.at_sync("model's off")
+
     def chat(self, **kwargs: Any) -> FakeLLMStream:
         stream = super().chat(**kwargs)
         stream.__class__ = _LLMStream
@@ -237,6 +241,10 @@ class _RealtimeSession(FakeRealtimeSession):
         await self.parking.at("realtime update_instructions")
         await super().update_instructions(instructions)
 
+    def interrupt(self) -> None:
+        super().interrupt()
+        self.parking.at_sync("realtime interrupt")
+
     async def aclose(self) -> None:
         self.closed = True
         await self.parking.at("realtime aclose")
@@ -390,6 +398,8 @@ class Pocket(AsyncToolset):
 
 class Part:
     """Something else that a session has and ends: a recorder, a room, a host."""
+
+    linked_participant = "the user"
 
     def __init__(self, parking: Parking) -> None:
         self.parking = parking

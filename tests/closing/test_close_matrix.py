@@ -14,15 +14,16 @@ import pytest
 import virtual_time
 from closing import drives as when
 from closing.closers import BASIC, CLOSERS, EXTERNAL, FORCED_AT_ONCE
-from closing.parking import AWAITS, IGNORES, RAISES, SLEEPS, THREAD
+from closing.parking import AWAITS, CANCELS, IGNORES, RAISES, SLEEPS, THREAD
 from closing.scene import Drive, Scene, StuckDetector, StuckTextDetector
 
 from livekit.agents.llm import FunctionCall
 
-ALL_WAYS = (SLEEPS, AWAITS, IGNORES, RAISES, THREAD)
+ALL_WAYS = (SLEEPS, AWAITS, IGNORES, RAISES, CANCELS, THREAD)
 COROUTINE = (SLEEPS, AWAITS, IGNORES, RAISES)
 BRIEF = (AWAITS, IGNORES)
-SYNC = (AWAITS, IGNORES, RAISES)
+SYNC = (AWAITS, IGNORES, RAISES, CANCELS)
+BREAKS = (RAISES, CANCELS)
 
 AT_ONCE = ("aclose()", "participant leaves", "shutdown(), then drain=False", "several racing")
 WITHOUT_TALK = tuple(n for n in EXTERNAL if n != "an event handler")
@@ -80,8 +81,8 @@ ROWS = [
         "nowhere", when.realtime(text="a long answer", audio=8.0), closers=AT_ONCE, options=REALTIME
     ),
     # hooks
-    Row("on_enter", when.nothing, within=FORCED),
-    Row("on_exit", when.nothing, within=FORCED),
+    Row("on_enter", when.nothing, ALL_WAYS, within=FORCED),
+    Row("on_exit", when.nothing, ALL_WAYS, within=FORCED),
     Row("on_exit", when.says, BRIEF, BASIC, {"farewell": "goodbye"}, within=FORCED),
     Row("on_exit", when.drains, BRIEF, EXTERNAL, within=FORCED),
     Row("on_user_turn_completed", when.user_talks, within=FORCED),
@@ -146,6 +147,8 @@ ROWS = [
     Row("realtime reply", when.realtime(never_begins=True), (AWAITS,), EXTERNAL, REALTIME),
     Row("realtime reply", when.realtime(text="hi", never_ends=True), (AWAITS,), EXTERNAL, REALTIME),
     Row("tool", when.realtime(tool_calls=[look_up()]), BRIEF, EXTERNAL, REALTIME, within=FORCED),
+    Row("realtime interrupt", when.realtime(text="hi", audio=8.0), BREAKS, EXTERNAL, REALTIME),
+    Row("model's off", when.nothing, BREAKS, within=SIDE),
     # sinks and sources
     Row("sink's playout", when.says, (AWAITS,), within=FORCED),
     Row("sink's playout", when.queues, (AWAITS,), within=FORCED),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -32,7 +33,7 @@ class IsolatedEmitter(rtc.EventEmitter[T_contra]):
         for handler in list(handlers):
             try:
                 handler(*args[: _positional_limit(handler)])
-            except Exception:
+            except (Exception, asyncio.CancelledError):
                 logger.exception("a handler of the event %r failed", event)
 
 

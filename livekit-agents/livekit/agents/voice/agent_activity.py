@@ -36,6 +36,7 @@ from .activity_hooks import ActivityRecognitionHooks
 from .activity_models import ActivityModels
 from .closing import Step
 from .hearing.barge_in import BargeIn
+from .hearing.hooks import notify
 from .hearing.modes import resolve_interruption_detector
 from .hearing.user_turns import UserTurns
 from .replies import Replies
@@ -417,7 +418,7 @@ class AgentActivity(ActivityChanges, ActivityRecognitionHooks, ActivityModels):
         """Stop listening to the models' events."""
         callbacks, self._unsubscribe = self._unsubscribe, []
         for callback in callbacks:
-            callback()
+            notify(callback)
 
     def cut_off(self, *, spare: frozenset[asyncio.Task[Any]] = frozenset()) -> list[SpeechHandle]:
         """End scheduling, speech and tools now: no lock, no waiting. Idempotent.

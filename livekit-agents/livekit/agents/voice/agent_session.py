@@ -457,7 +457,7 @@ class AgentSession(ClosesOnExit, SessionConversation, Generic[Userdata_T]):
                 continue
             try:
                 result = side._detach(name)
-            except Exception:
+            except (Exception, asyncio.CancelledError):
                 logger.exception("detaching %s failed", io)
                 continue
             if hasattr(result, "__await__"):

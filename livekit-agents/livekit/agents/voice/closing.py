@@ -176,10 +176,14 @@ class ClosePlan:
         self._survivors: list[Survivor] = []
 
     def attempt(self, name: str, action: Callable[[], T]) -> T | None:
-        """Do something at once that takes no time. Its failure is logged and recorded."""
+        """Do something at once that takes no time. Its failure is logged and recorded.
+
+        Also a `CancelledError`: nobody cancels code that does not wait, so it is the code's own, as
+        of a future that was cancelled.
+        """
         try:
             return action()
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             self._failed(name, error, 0.0)
             return None
 
@@ -284,7 +288,7 @@ class ClosePlan:
         if step.if_not is not None:
             try:
                 step.if_not()
-            except Exception:
+            except (Exception, asyncio.CancelledError):
                 logger.exception("closing %s by force failed", step.name)
 
     def _failed(self, name: str, error: BaseException, seconds: float) -> None:

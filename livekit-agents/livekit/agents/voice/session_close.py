@@ -343,7 +343,7 @@ class SessionClose:
         steps.append(Step("agents that left before", self._end_teardowns, keeps_budget=True))
         await plan.run(*steps, deadline=by)
         for activity in self._activities:
-            activity.release_subscriptions()
+            plan.attempt("subscriptions", activity.release_subscriptions)
             activity._release_agent()
         session._activity = None
 

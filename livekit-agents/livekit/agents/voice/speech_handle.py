@@ -274,7 +274,7 @@ class SpeechHandle:
     def _call_back(self, callback: Callable[[SpeechHandle], None]) -> None:
         try:
             callback(self)
-        except Exception:
+        except (Exception, asyncio.CancelledError):
             logger.exception("error in a done callback", extra={"speech_id": self._id})
 
     # -- life, driven by the scheduler and the reply --------------------------------------------
@@ -380,7 +380,7 @@ class SpeechHandle:
         for settle in settlers:
             try:
                 settle()
-            except Exception:
+            except (Exception, asyncio.CancelledError):
                 logger.exception("could not save a speech that was cut off: %s", self._id)
         self._mark_done()
         for task in self._tasks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -144,7 +145,7 @@ def notify(hook: Callable[..., object], *args: object, **kwargs: object) -> obje
     """
     try:
         return hook(*args, **kwargs)
-    except Exception:
+    except (Exception, asyncio.CancelledError):
         logger.exception("hearing: %s failed", getattr(hook, "__qualname__", hook))
         return None
 

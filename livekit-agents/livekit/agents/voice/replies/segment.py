@@ -144,7 +144,7 @@ class SegmentPlayback:
         """
         try:
             result = command()
-        except Exception:
+        except (Exception, asyncio.CancelledError):
             log_failure("%s failed", command.__qualname__)
             return None
         return self._activity.session._run_beside(result, name=command.__qualname__)
