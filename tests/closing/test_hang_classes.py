@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -124,7 +125,9 @@ async def test_unwinding_ends_although_the_chain_of_inline_tasks_is_a_circle() -
         scene.reply_with_tool("ask")
         await scene.reached(1)
         (inline,) = scene.session._handoffs.stack
-        inline.parent = inline.activity  # type: ignore[assignment]
+        assert inline.activity is not None
+        circle = dataclasses.replace(inline, parent=inline.activity, activity=inline.parent)
+        scene.session._handoffs.stack.append(circle)
         scene.checker.requested()
         scene.session.shutdown(drain=False)
         closing = scene.session._closing_task
