@@ -668,7 +668,7 @@ async def test_parts_that_raise_skip_nothing(places: tuple[str, ...]) -> None:
         await scene.start()
         await part("_session_host")(scene)
         host: list[str] = []
-        scene.session._session_host.aclose = lambda: host.append("closed")
+        scene.session._session_host.aclose = lambda patience: host.append("closed")
 
         def broken(_: Any) -> None:
             raise TypeError("a broken handler")
