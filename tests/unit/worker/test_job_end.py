@@ -298,6 +298,28 @@ async def test_callbacks_share_one_time_and_none_keeps_another(
     assert any("hang did not end within" in r.getMessage() for r in caplog.records)
 
 
+async def test_what_needs_the_room_is_done_before_it_is_left() -> None:
+    called: list[tuple[str, float | None]] = []
+
+    async def remove_avatar() -> None:
+        called.append(("avatar", ending.room.left_at))
+        await forever()
+
+    async def post_webhook() -> None:
+        called.append(("webhook", ending.room.left_at))
+
+    remove_avatar._needs_room = True  # type: ignore[attr-defined]
+
+    async def entrypoint(ctx: JobContext) -> None:
+        ctx.add_shutdown_callback(post_webhook)
+        ctx.add_shutdown_callback(remove_avatar)
+
+    ending = Ending(entrypoint)
+    took = await ending.run(ASKED)
+    assert [name for name, _ in called] == ["avatar", "webhook"]
+    assert called[0][1] is None and called[1][1] is not None and took <= 3.0
+
+
 async def test_a_worker_that_asks_during_callbacks_makes_them_hurry() -> None:
     async def entrypoint(ctx: JobContext) -> None:
         ctx.add_shutdown_callback(forever)

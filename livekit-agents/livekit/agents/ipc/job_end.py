@@ -192,7 +192,15 @@ class JobEnd:
     # -- leaving ------------------------------------------------------------------------------------
 
     async def _settle_requests(self) -> None:
-        await self._ctx._requests.settle(self._budgets.cleanup)
+        """What the framework does about the room before it is left: requests end, avatars go."""
+        needing = [c for c in self._ctx._shutdown_callbacks if hasattr(c, "_needs_room")]
+        scope = TaskScope("end of the job: what needs the room")
+        tasks = [scope.spawn(self._call(callback), name=name_of(callback)) for callback in needing]
+        try:
+            await self._ctx._requests.settle(self._budgets.cleanup)
+            await wait_until(tasks, self._budgets.cleanup)
+        finally:
+            scope.cancel_soon()
 
     async def _leave_room(self) -> None:
         """Disconnect; a connection that is still being made is left as soon as it stands."""
@@ -204,7 +212,10 @@ class JobEnd:
 
     async def _run_callbacks(self) -> None:
         """All callbacks start, side by side, and each has the whole time."""
-        callbacks = [c for c in self._ctx._shutdown_callbacks if not hasattr(c, "_of_framework")]
+        own = ("_of_framework", "_needs_room")
+        callbacks = [
+            c for c in self._ctx._shutdown_callbacks if not any(hasattr(c, mark) for mark in own)
+        ]
         if not callbacks:
             return
         self._steps._announce("shutdown callbacks")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from livekit import rtc
@@ -65,7 +66,7 @@ class AvatarSession(ABC, IsolatedEmitter[Literal["metrics_collected"] | TEvent],
         self._former_output = _leaf_of(agent_session)
         job = current_job()
         if job is not None:
-            job.add_shutdown_callback(self.aclose)
+            job.add_shutdown_callback(_closing(self))
         agent_session.on("conversation_item_added", self._on_item)
         room.on("connection_state_changed", self._on_connection_state)
         self._handlers_set = True
@@ -182,6 +183,15 @@ class AvatarSession(ABC, IsolatedEmitter[Literal["metrics_collected"] | TEvent],
                 logger.warning("could not remove the avatar from the room: %s", error)
         except Exception as error:
             logger.warning("could not remove the avatar from the room: %s", error)
+
+
+def _closing(avatar: AvatarSession[Any]) -> Callable[[], Coroutine[Any, Any, None]]:
+    async def close_avatar() -> None:
+        await avatar.aclose()
+
+    # the server is asked to remove the avatar while the job is still in the room
+    close_avatar._needs_room = True  # type: ignore[attr-defined]
+    return close_avatar
 
 
 def _leaf_of(session: AgentSession[Any]) -> AudioOutput | None:
