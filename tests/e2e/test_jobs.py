@@ -60,7 +60,11 @@ class Worker:
 
     async def trace(self, room: str, event: str, timeout: float = 30.0) -> dict[str, Any]:
         """Wait for a trace."""
-        await until(lambda: self.traces(room, event), f"{event} in {room}", timeout)
+        try:
+            await until(lambda: self.traces(room, event), f"{event} in {room}", timeout)
+        except AssertionError as error:
+            screen = "\n".join(self.screen.text.splitlines()[-30:])
+            raise AssertionError(f"{error}; the worker's last words:\n{screen}") from None
         return self.traces(room, event)[-1]
 
 

@@ -18,7 +18,7 @@ server = make_server()
 
 async def talk(ctx: JobContext) -> None:
     """A session that greets and answers."""
-    session = AgentSession(llm=FakeLLM(default="How do you do?"))
+    session = AgentSession(llm=FakeLLM(default="How do you do?"), tts=FakeTTS())
     await session.start(agent=Agent(instructions="Be polite."), room=ctx.room)
 
 

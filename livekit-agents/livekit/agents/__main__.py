@@ -99,6 +99,27 @@ def start(entrypoint: Path | None, **options: Any) -> int:
     return run_worker(server, args)
 
 
+@main.command()
+@click.argument("entrypoint", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--connect-addr",
+    required=True,
+    metavar="HOST:PORT",
+    help="Where the console's program listens.",
+)
+@click.option("--record", is_flag=True, help="Keep a recording and a report.")
+def console(entrypoint: Path | None, connect_addr: str, record: bool) -> int:
+    """Be the agent of a console in another program, such as the `lk` tool."""
+    from .cli.discover import load_server
+    from .cli.log import setup_logging
+    from .cli.tcp_console import run_tcp_console
+
+    os.environ["LIVEKIT_DEV_MODE"] = "1"
+    setup_logging("DEBUG", devmode=True, console=False, compact=True)
+    server = load_server(entrypoint)
+    return run_tcp_console(server, address=connect_addr, record=record, log_level="DEBUG")
+
+
 def run() -> None:
     """Run the command given on the command line. Ends the process."""
     from .cli.serve import exit_process

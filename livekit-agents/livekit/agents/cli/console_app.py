@@ -20,7 +20,7 @@ from .proto import CliArgs
 from .serve import run_worker
 
 if TYPE_CHECKING:
-    from ..voice import AgentSession
+    from ..voice import AgentSession, io
     from .console_line import FileLine
 
 __all__ = ["ConsoleOptions", "run_console"]
@@ -154,6 +154,14 @@ class _Front:
         self.started(session)
 
 
+def _synchronise(console: AgentsConsole, output: io.AudioOutput) -> None:
+    """Play through `output`; what is cut off is remembered as far as it was heard."""
+    from ..voice import TranscriptSynchronizer
+
+    sync = TranscriptSynchronizer(next_in_chain_audio=output, next_in_chain_text=None)
+    console._audio_output, console._text_output = sync.audio_output, sync.text_output
+
+
 class _TextFront(_Front):
     """One types, and reads the answers."""
 
@@ -240,7 +248,8 @@ class _SoundFront(_Front):
         self._keys.__exit__()
 
     def make_io(self, console: AgentsConsole) -> None:
-        console._audio_input, console._audio_output = self._card.open()
+        console._audio_input, speaker = self._card.open()
+        _synchronise(console, speaker)
 
     def _pressed(self, key: str) -> None:
         if key == _CTRL_T:

@@ -113,8 +113,11 @@ async def _start(session: AgentSession[Any], request: StartRequest) -> None:
     session._agent = session._current_agent = request.agent
     session._state.begin()
     if _in_console(session):
+        from . import session_room
+
         await _record(session)
         await session._handoffs.switch(request.agent)
+        await session_room.start_host(session)
     elif is_given(request.room):
         from . import session_room
 
@@ -169,7 +172,16 @@ def _in_console(session: AgentSession[Any]) -> bool:
     if console is None or not console.enabled:
         return False
     if not console.io_acquired:
+        if session.input.audio is not None or session.output.audio is not None:
+            logger.warning("the console takes the place of the session's own audio")
         console.acquire_io(loop=asyncio.get_running_loop(), session=session)
+        if console._tcp_transport is not None:
+            from .remote_session import SessionHost
+
+            session._session_host = SessionHost(
+                console._tcp_transport, console._tcp_audio_input, console._tcp_audio_output
+            )
+            session._session_host.register_session(session)
     return True
 
 
