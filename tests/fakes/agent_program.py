@@ -10,6 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from fakes.llm import FakeLLM
+from fakes.tts import FakeTTS
 from fakes.worker import leave, make_server, scripted
 from livekit.agents import Agent, AgentSession, JobContext, JobRequest, cli
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..job import RunningJobInfo
 from ..log import logger
 from ..telemetry import _worker_metrics as metrics
+from ..telemetry.loop_monitor import start_monitoring, stop_monitoring
 from ..utils.aio import TaskScope, wait_until
 from ..version import __version__
 from .load import LoadGauge, LoadProbe, default_load
@@ -108,6 +109,8 @@ class ServerRun:
         if not settings.unregistered:
             self._start_connection()
         self._scope.spawn(self._follow_load(), name="load of the worker")
+        # only now: what is imported while it starts blocks nobody
+        start_monitoring(asyncio.get_running_loop(), name="worker", emit_spans=False)
 
     async def _start_inference(self, mp_ctx: Any) -> None:
         from ..inference_runner import _InferenceRunner
@@ -422,6 +425,7 @@ class ServerRun:
             self._starting.cancel()
             await wait_until(self._starting, 2.0)
         self._send_status()
+        stop_monitoring(asyncio.get_running_loop())
         ending = TaskScope("closing the agent server: jobs")
         if self._offers is not None:
             ending.spawn(self._guard("job offers", self._offers.aclose(_REQUEST_PATIENCE)))

@@ -46,7 +46,8 @@ def run_loop(
     loop.set_debug(debug)
     loop.slow_callback_duration = 0.1
     created(loop)
-    start_monitoring(loop, name=name, emit_spans=name == "job")
+    if name == "job":
+        start_monitoring(loop, name=name)
     task = loop.create_task(main(), name=name)
     try:
         try:
