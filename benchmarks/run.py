@@ -27,6 +27,7 @@ TIMEOUT = 180
 
 # Bytecode is cached, as in any installation: an import compiles nothing but the first time.
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+ENVIRONMENT["GATEWAY_PEER_PYTHON"] = sys.executable  # both talk to the same emulator
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,18 @@ FIGURES = [
     Figure("churn", "tasks_left", "200 sessions in a row: tasks left", "0", 0),
     Figure("churn", "fds_left", "200 sessions in a row: descriptors left", "0", 0),
     Figure("churn", "mb_grown", "200 sessions in a row: MB grown", "flat", 1),
+    Figure("gateway_audio", "us_per_frame", "20 ms of audio to the gateway, µs of CPU", "", 1),
+    Figure("gateway_transcripts", "us_per_transcript", "a transcript from it, µs of CPU", "", 1),
 ]
 
-ROUNDS = {"floor": 5, "package": 5, "agent_file": 5, "first_frame": 3}
+ROUNDS = {
+    "floor": 5,
+    "package": 5,
+    "agent_file": 5,
+    "first_frame": 3,
+    "gateway_audio": 5,
+    "gateway_transcripts": 3,
+}
 
 
 def published_python() -> Path | None:

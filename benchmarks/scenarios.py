@@ -339,6 +339,71 @@ async def _close_somehow(session: Any) -> None:
     await asyncio.wait([asyncio.ensure_future(session.aclose())], timeout=6)
 
 
+# -- the inference gateway --------------------------------------------------------------------------
+
+
+async def gateway_audio(frames: int = 6000) -> dict[str, float]:
+    """CPU that a frame of 20 ms takes on its way to the gateway."""
+    seconds = await _recognize("quiet", frames)
+    return {"us_per_frame": seconds / frames * 1e6}
+
+
+async def gateway_transcripts(frames: int = 6000) -> dict[str, float]:
+    """CPU that a transcript of ten words takes on its way back."""
+    plain = await _recognize("quiet", frames)
+    with_transcripts = await _recognize("talkative", frames)
+    transcripts = frames * 0.02 / 0.05
+    return {"us_per_transcript": max(0.0, with_transcripts - plain) / transcripts * 1e6}
+
+
+async def _recognize(peer: str, frames: int) -> float:
+    """CPU seconds for a stream of audio, from its first frame to its final transcript."""
+    import os
+    import subprocess
+    from pathlib import Path
+
+    import aiohttp
+    from livekit import rtc
+
+    from livekit.agents import inference, stt
+
+    script = Path(__file__).parent / "gateway_peer.py"
+    python = os.environ.get("GATEWAY_PEER_PYTHON", sys.executable)
+    process = subprocess.Popen(
+        [python, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdin is not None
+    address = json.loads(process.stdout.readline())
+    frame = rtc.AudioFrame(b"\x10\x00\xf0\xff" * 160, 16000, 1, 320)
+    try:
+        async with aiohttp.ClientSession() as session:
+            recognizer = inference.STT(
+                "deepgram/nova-3",
+                base_url=address[peer],
+                api_key=address["api_key"],
+                api_secret=address["api_secret"],
+                http_session=session,
+            )
+            stream = recognizer.stream()
+            for _ in range(100):  # connects, and warms up
+                stream.push_frame(frame)
+                await asyncio.sleep(0.005)
+            began = time.process_time()
+            for _ in range(frames):
+                stream.push_frame(frame)
+                await asyncio.sleep(0)
+            stream.end_input()
+            async for event in stream:
+                if event.type is stt.SpeechEventType.FINAL_TRANSCRIPT:
+                    break
+            took = time.process_time() - began
+            await stream.aclose()
+            return took
+    finally:
+        process.stdin.close()
+        process.wait(timeout=10)
+
+
 SCENARIOS: dict[str, Callable[[], dict[str, float] | Awaitable[dict[str, float]]]] = {
     "floor": floor,
     "package": package,
@@ -349,6 +414,8 @@ SCENARIOS: dict[str, Callable[[], dict[str, float] | Awaitable[dict[str, float]]
     "idle_cpu": idle_cpu,
     "memory": memory,
     "churn": churn,
+    "gateway_audio": gateway_audio,
+    "gateway_transcripts": gateway_transcripts,
 }
 
 

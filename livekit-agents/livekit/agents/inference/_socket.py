@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import aiohttp
 
 from .._exceptions import APIConnectionError, APIError
 from ..utils import http_context
 from ..utils.aio import Deadline, run_bounded
 from ._errors import dial_error
 from ._utils import HEADER_SESSION_ID, Gateway
-
-if TYPE_CHECKING:
-    import aiohttp
 
 HEARTBEAT = 20.0
 """Seconds between pings. A peer that does not answer one in half that time is gone."""
@@ -55,8 +54,6 @@ class GatewaySocket:
         Raises:
             APIConnectionError: The connection is broken.
         """
-        import aiohttp
-
         try:
             if isinstance(message, str):
                 await self._ws.send_str(message)
@@ -67,8 +64,6 @@ class GatewaySocket:
 
     async def receive(self) -> str | bytes | Closed:
         """Wait for a message, or the end."""
-        import aiohttp
-
         message = await self._ws.receive()
         if message.type is aiohttp.WSMsgType.TEXT or message.type is aiohttp.WSMsgType.BINARY:
             data: str | bytes = message.data
@@ -221,8 +216,6 @@ async def _upgrade(
     session: aiohttp.ClientSession, url: str, headers: dict[str, str], service: str, timeout: float
 ) -> aiohttp.ClientWebSocketResponse:
     """The handshake. A socket that opens while the caller gives up is cut."""
-    import aiohttp
-
     if session.closed:
         raise APIConnectionError(
             f"failed to connect to {service}: the HTTP session is closed", retryable=False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ FORGET_AFTER = 30.0
 def loudness(pcm: bytes | bytearray | memoryview) -> float:
     """Root mean square of signed 16-bit samples; 0 for none."""
     samples = np.frombuffer(pcm, dtype=np.int16).astype(np.float32)
-    return float(np.sqrt(np.dot(samples, samples) / samples.size)) if samples.size else 0.0
+    return math.sqrt(samples.dot(samples) / samples.size) if samples.size else 0.0
 
 
 class WakeGate:
@@ -111,6 +112,8 @@ class SpokenAudio:
 
     def expire(self, now: float) -> None:
         """Forget sound that had its chance."""
+        if not self._runs:
+            return
         while self._runs and now - self._runs[0].end > FORGET_AFTER:
             self._runs.popleft()
 

@@ -224,8 +224,7 @@ class SttConnection:
         replayed = self._is_replayed()
         start = 0
         while len(buffer) - start >= size:
-            # a copy: the buffer must be free to grow
-            await self._send_chunk(bytes(buffer[start : start + size]), replayed)
+            await self._send_chunk(buffer[start : start + size], replayed)
             start += size
         del buffer[:start]
 
@@ -236,7 +235,7 @@ class SttConnection:
             self._buffer.clear()
             await self._send_chunk(rest, self._is_replayed())
 
-    async def _send_chunk(self, pcm: bytes, replayed: bool) -> None:
+    async def _send_chunk(self, pcm: bytes | bytearray, replayed: bool) -> None:
         await self._socket.send(encode_audio(pcm))
         self._session.sent(
             len(pcm) / self._byte_rate,

@@ -104,9 +104,10 @@ class ReplayBuffer(Generic[T]):
         now = self._clock()
         duration = item.duration if isinstance(item, rtc.AudioFrame) else 0.0
         if duration:
-            self._end = self._position_of_next(now)
             if self._anchor is None:
                 self._anchor = now
+            elif now - self._anchor - self._end > _GAP:
+                self._end = now - self._anchor
         self._waiting.append(_Held(item, duration, self._end, now))
         self._waiting_duration += duration
         self._end += duration
@@ -120,14 +121,21 @@ class ReplayBuffer(Generic[T]):
             IndexError: the queue is empty.
         """
         held = self._waiting.popleft()
-        self._waiting_duration -= held.duration
-        if held.duration:
-            self._place(held)
-            self._media += held.duration
-            self._outage_over()
+        duration = held.duration
+        if duration:
+            self._waiting_duration -= duration
+            if self._attempt_position is None or self._last_replayed:
+                self._place(held)
+            self._media += duration
+            if self._outage_limit is not None:
+                self._outage_over()
         self._last_replayed = held.replayed
-        if self._capacity > 0:
-            self._remember(held)
+        if self._capacity > 0 and (duration or self._taken):
+            # a mark means nothing without the audio before it
+            self._taken.append(held)
+            self._taken_duration += duration
+            if self._taken_duration > _QUIET_TAIL:
+                self._trim()
         return held.item
 
     def _place(self, held: _Held[T]) -> None:
@@ -301,15 +309,9 @@ class ReplayBuffer(Generic[T]):
 
     # -- bounds -----------------------------------------------------------------------------------
 
-    def _remember(self, held: _Held[T]) -> None:
-        if not held.duration and not self._taken:
-            return  # a mark means nothing without the audio before it
-        self._taken.append(held)
-        self._taken_duration += held.duration
-        self._trim()
-
     def _trim(self) -> None:
-        while self._taken_duration > self._tail_limit + _EPSILON:
+        limit = self._tail_limit + _EPSILON
+        while self._taken_duration > limit:
             self._forget_oldest()
 
     def _forget_oldest(self) -> float:

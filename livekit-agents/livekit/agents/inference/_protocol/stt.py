@@ -9,7 +9,7 @@ import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from .wire import Fields, ProtocolError, ServerError, UnknownMessage, decode, encode
 
@@ -185,8 +185,7 @@ class TranscriptKind(Enum):
     FINAL = "final_transcript"
 
 
-@dataclass(frozen=True)
-class Word:
+class Word(NamedTuple):
     """A word of a transcript, with seconds since the connection's first sample."""
 
     text: str
@@ -269,7 +268,25 @@ def _read_transcript(kind: TranscriptKind, fields: Fields) -> Transcript:
     )
 
 
+_LONGEST = 1e9
+"""Seconds; more is no time but nonsense."""
+
+
 def _read_word(fields: Fields) -> Word:
+    values = fields.values
+    text, start, end = values.get("word"), values.get("start"), values.get("end")
+    confidence, speaker = values.get("confidence"), values.get("speaker_id")
+    if (
+        # nearly every word there is; the rest is read field by field, for the sake of complaints
+        type(text) is str
+        and type(start) is type(end) is type(confidence) is float
+        and (speaker is None or (type(speaker) is str and speaker.isascii()))
+        and text.isascii()
+        and abs(start) < _LONGEST
+        and abs(end) < _LONGEST
+        and abs(confidence) < _LONGEST
+    ):
+        return Word(text, start, end, confidence, speaker)
     return Word(
         text=fields.text("word"),
         start=fields.number("start"),

@@ -52,7 +52,7 @@ def decode(text: str | bytes) -> Fields:
     if len(text) > MAX_MESSAGE:
         raise ProtocolError(f"the message has {len(text)} characters, at most {MAX_MESSAGE} go")
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = _decoder.decode(text if isinstance(text, str) else text.decode())
     except ProtocolError:
         raise
     except UnicodeDecodeError:
@@ -72,6 +72,9 @@ def decode(text: str | bytes) -> Fields:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ProtocolError(f"{name} is not JSON")
+
+
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def kind_of(value: object) -> str:
