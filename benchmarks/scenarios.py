@@ -356,24 +356,29 @@ async def gateway_transcripts(frames: int = 6000) -> dict[str, float]:
     return {"us_per_transcript": max(0.0, with_transcripts - plain) / transcripts * 1e6}
 
 
-async def _recognize(peer: str, frames: int) -> float:
-    """CPU seconds for a stream of audio, from its first frame to its final transcript."""
+def _start_gateway() -> tuple[Any, dict[str, str]]:
+    """An emulated gateway in a process of its own, and its addresses."""
     import os
     import subprocess
     from pathlib import Path
-
-    import aiohttp
-    from livekit import rtc
-
-    from livekit.agents import inference, stt
 
     script = Path(__file__).parent / "gateway_peer.py"
     python = os.environ.get("GATEWAY_PEER_PYTHON", sys.executable)
     process = subprocess.Popen(
         [python, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    assert process.stdout is not None and process.stdin is not None
-    address = json.loads(process.stdout.readline())
+    assert process.stdout is not None
+    return process, json.loads(process.stdout.readline())
+
+
+async def _recognize(peer: str, frames: int) -> float:
+    """CPU seconds for a stream of audio, from its first frame to its final transcript."""
+    import aiohttp
+    from livekit import rtc
+
+    from livekit.agents import inference, stt
+
+    process, address = _start_gateway()
     frame = rtc.AudioFrame(b"\x10\x00\xf0\xff" * 160, 16000, 1, 320)
     try:
         async with aiohttp.ClientSession() as session:

@@ -22,6 +22,11 @@ from livekit.agents.inference import (
     OverlappingSpeechEvent,
 )
 from livekit.agents.inference._overlap_audio import OverlapAudio, Requests, frames_of
+from livekit.agents.inference._protocol import bargein as protocol
+from livekit.agents.inference.interruption import (
+    InterruptionWSDetectedMessage,
+    InterruptionWSMessage,
+)
 from livekit.agents.metrics import InterruptionMetrics
 from livekit.agents.voice.hearing.overlap import (
     AgentSpeechEnded,
@@ -244,3 +249,10 @@ def test_only_answers_to_the_last_requests_count() -> None:
 
 def test_durations_are_counted_in_frames() -> None:
     assert [frames_of(s) for s in (0.025, 0.05, 0.051, 0.2)] == [1, 2, 3, 8]
+
+
+def test_messages_on_the_wire_have_models_for_tools_that_look_at_them() -> None:
+    written = protocol.encode_server(protocol.InferenceDone(7, 0.1, (0.5,), is_interruption=True))
+    read = InterruptionWSMessage.validate_json(written)
+    assert isinstance(read, InterruptionWSDetectedMessage)
+    assert (read.created_at, read.probabilities) == (7, [0.5])

@@ -13,7 +13,7 @@ from .._exceptions import APIConnectionError, APIError, APIStatusError, APITimeo
 from ..log import logger
 from ..utils.retry import set_retry_after
 from ._errors import classify_status, retry_after
-from ._protocol.chat import CompletionChunk, decode_chunk, read_chunk
+from ._protocol.chat import CompletionChunk, decode_chunk, read_chunk, read_error
 from ._protocol.sse import SSEDecoder
 from ._protocol.wire import Fields, ProtocolError, ServerError, encode
 from ._socket import SessionSource
@@ -207,6 +207,12 @@ def _translate_openai(error: Exception, model: str) -> APIError:
         )
         set_retry_after(failed, retry_after(headers))
         return failed
+    body = getattr(error, "body", None)
+    if isinstance(error, openai.APIError) and isinstance(body, dict):
+        # an error object within the stream; a numeric code in it counts as HTTP status
+        reported = read_error(body)
+        if isinstance(reported.code, int) and reported.code >= 400:
+            return APIStatusError(error.message, status_code=reported.code, body=body)
     return APIConnectionError()
 
 

@@ -9,10 +9,17 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from livekit import rtc
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    model_serializer,
+)
 
 from .._emitter import IsolatedEmitter
 from .._exceptions import APIError, APIStatusError
@@ -734,3 +741,92 @@ class InterruptionWSMessageType(str, Enum):
     INTERRUPTION_DETECTED = "bargein_detected"
     INFERENCE_DONE = "inference_done"
     ERROR = "error"
+
+
+class InterruptionWSSessionCreateSettings(BaseModel):
+    """How to judge, as a client says it."""
+
+    sample_rate: int
+    num_channels: int
+    threshold: float | None = None
+    min_frames: int
+    encoding: Literal["s16le"]
+
+
+class InterruptionWSSessionCreateMessage(BaseModel):
+    """Opens a session."""
+
+    type: Literal[InterruptionWSMessageType.SESSION_CREATE] = (
+        InterruptionWSMessageType.SESSION_CREATE
+    )
+    settings: InterruptionWSSessionCreateSettings
+
+
+class InterruptionWSSessionCloseMessage(BaseModel):
+    """Says good-bye."""
+
+    type: Literal[InterruptionWSMessageType.SESSION_CLOSE] = InterruptionWSMessageType.SESSION_CLOSE
+
+
+class InterruptionWSSessionCreatedMessage(BaseModel):
+    """The session is open."""
+
+    type: Literal[InterruptionWSMessageType.SESSION_CREATED] = (
+        InterruptionWSMessageType.SESSION_CREATED
+    )
+    default_threshold: float | None = None
+
+
+class InterruptionWSSessionClosedMessage(BaseModel):
+    """The session is closed."""
+
+    type: Literal[InterruptionWSMessageType.SESSION_CLOSED] = (
+        InterruptionWSMessageType.SESSION_CLOSED
+    )
+
+
+class InterruptionWSDetectedMessage(BaseModel):
+    """A window was judged to be an interruption."""
+
+    type: Literal[InterruptionWSMessageType.INTERRUPTION_DETECTED] = (
+        InterruptionWSMessageType.INTERRUPTION_DETECTED
+    )
+    created_at: int
+    prediction_duration: float = Field(default=0.0)
+    probabilities: list[float] = Field(default_factory=list)
+
+
+class InterruptionWSInferenceDoneMessage(BaseModel):
+    """A window was judged to be none."""
+
+    type: Literal[InterruptionWSMessageType.INFERENCE_DONE] = (
+        InterruptionWSMessageType.INFERENCE_DONE
+    )
+    created_at: int
+    prediction_duration: float = Field(default=0.0)
+    probabilities: list[float] = Field(default_factory=list)
+
+
+class InterruptionWSErrorMessage(BaseModel):
+    """Something failed."""
+
+    type: Literal[InterruptionWSMessageType.ERROR] = InterruptionWSMessageType.ERROR
+    message: str
+    code: int
+    session_id: str
+
+
+AnyInterruptionWSMessage = (
+    InterruptionWSSessionCreateMessage
+    | InterruptionWSSessionCloseMessage
+    | InterruptionWSSessionCreatedMessage
+    | InterruptionWSSessionClosedMessage
+    | InterruptionWSDetectedMessage
+    | InterruptionWSInferenceDoneMessage
+    | InterruptionWSErrorMessage
+)
+InterruptionWSMessage: TypeAdapter[AnyInterruptionWSMessage] = TypeAdapter(
+    Annotated[AnyInterruptionWSMessage, Field(discriminator="type")]
+)
+"""Reads and writes any of the messages: for tools that look at the wire. The detector itself uses
+a reader that skips what it does not know."""
