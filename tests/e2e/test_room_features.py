@@ -83,6 +83,28 @@ async def test_what_was_said_before_the_agent_joined_is_answered(
         assert overlap(llm.requests[-1].user_text, QUESTION) >= 0.75
 
 
+async def test_the_camera_is_seen_and_let_go_of(server: LiveKitServer, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def look(frame: rtc.VideoFrame, session: AgentSession[Any]) -> bool:
+        seen.append((frame.width, frame.height))
+        return False
+
+    async with calling(
+        server,
+        tmp_path / "heard.wav",
+        llm=FakeLLM(default=ANSWER),
+        options=RoomOptions(video_input=True),
+        video_sampler=look,
+    ) as call:
+        call.caller.show()
+        await until(lambda: len(seen) > 5, "pictures")
+        assert seen[0][0] / seen[0][1] == pytest.approx(4 / 3, abs=0.05)
+        call.caller.leave()
+        closed = await call.closed(within=3.0)
+    assert closed.report is not None and closed.report.clean
+
+
 class Face(VideoGenerator):
     """Shows grey pictures and passes the voice on."""
 

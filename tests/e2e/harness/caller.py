@@ -75,6 +75,10 @@ class Caller:
         """Send a chat message."""
         self._command("write", text)
 
+    def show(self) -> None:
+        """Switch the camera on."""
+        self._command("show")
+
     def leave(self) -> None:
         """Hang up in order."""
         self._command("leave")
@@ -182,6 +186,8 @@ class _Client:
                 self._speech += _pcm_of(Path(argument))
             elif command == "write":
                 await self.room.local_participant.send_text(argument, topic="lk.chat")
+            elif command == "show":
+                self._start(self._show())
             elif command == "leave":
                 break
         await self.room.disconnect()
@@ -206,6 +212,22 @@ class _Client:
             await self.source.capture_frame(
                 rtc.AudioFrame(piece.ljust(2 * samples, b"\0"), RATE, 1, samples)
             )
+
+    async def _show(self) -> None:
+        """Ten green pictures a second."""
+        from livekit import rtc
+
+        width, height = 320, 240
+        camera = rtc.VideoSource(width, height)
+        track = rtc.LocalVideoTrack.create_video_track("camera", camera)
+        options = rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_CAMERA)
+        await self.room.local_participant.publish_track(track, options)
+        picture = bytes([0, 200, 0, 255]) * (width * height)
+        while True:
+            camera.capture_frame(
+                rtc.VideoFrame(width, height, rtc.VideoBufferType.RGBA, bytearray(picture))
+            )
+            await asyncio.sleep(0.1)
 
     async def _listen(self, track: Any) -> None:
         from livekit import rtc
