@@ -431,26 +431,34 @@ HANGS = {
 }
 
 
+MIXED = [hang for hang in HANGS.values() if hang.closer is not itself]
+MIXED_TITLE = "all of these, mixed"
+
+
 # -- one run --------------------------------------------------------------------------------------
 
 
-async def measure(hang: Hang, count: int, patience: float) -> dict[str, Any]:
-    """Get `count` sessions stuck, close them, and look at what is left."""
-    stage = Stage(hang.place, hang.how)
-    parts = Parts(stage)
+async def measure(hangs: list[Hang], count: int, patience: float) -> dict[str, Any]:
+    """Get `count` sessions stuck, in these ways by turns; close them, and look at what is left."""
+    stages = [Stage(hang.place, hang.how) for hang in hangs]
+    casts = [Parts(stage) for stage in stages]
     closed: dict[Any, float] = {}
     all_closed = asyncio.Event()
     events = 0
+    cpu_began = time.process_time()
+    cpu: float | None = None
     sessions, starting = [], []
 
     def on_close(session: Any) -> None:
-        nonlocal events
+        nonlocal events, cpu
         events += 1
         closed.setdefault(session, time.perf_counter())
         if len(closed) == count:
+            cpu = time.process_time() - cpu_began
             all_closed.set()
 
-    for _ in range(count):
+    for number in range(count):
+        hang, parts = hangs[number % len(hangs)], casts[number % len(hangs)]
         session = parts.session()
         session.on("close", lambda _, session=session: on_close(session))
         start = asyncio.ensure_future(session.start(parts.Main()))
@@ -460,10 +468,14 @@ async def measure(hang: Hang, count: int, patience: float) -> dict[str, Any]:
             await hang.before(session)
         sessions.append(session)
     began = time.perf_counter()
-    if hang.closer is not itself:
+    if hangs[0].closer is not itself:
         await asyncio.sleep(SETTLE)
         began = time.perf_counter()
-    closing = [asyncio.ensure_future(hang.closer(session)) for session in sessions]
+    cpu_began = time.process_time()
+    closing = [
+        asyncio.ensure_future(hangs[number % len(hangs)].closer(session))
+        for number, session in enumerate(sessions)
+    ]
     everything = [*closing, asyncio.ensure_future(all_closed.wait())]
     await asyncio.wait(everything, timeout=patience)
     waiting = [task for task in closing if not task.done()]
@@ -472,19 +484,23 @@ async def measure(hang: Hang, count: int, patience: float) -> dict[str, Any]:
     ours = {asyncio.current_task(), *everything, *starting}
     tasks = [task for task in asyncio.all_tasks() if task not in ours]
     times = sorted(moment - began for moment in closed.values())
+    left_behind = sum(len(stage.streams) for stage in stages if stage.how == "ignores")
+    orphaned = sum(len(stage.streams) for stage in stages) - left_behind * (len(hangs) > 1)
     return {
-        "title": hang.title,
-        "how": hang.how,
+        "title": hangs[0].title if len(hangs) == 1 else MIXED_TITLE,
+        "how": hangs[0].how if len(hangs) == 1 else "mixed",
         "of": count,
         "closed": len(closed),
         "close_events": events,
         "never_returned": len(waiting),
         "median_s": statistics.median(times) if times else None,
         "last_s": times[-1] if times else None,
+        "cpu_s": cpu,
         "returned_s": None if waiting else returned,
-        "orphaned_streams": len(stage.streams),
+        "orphaned_streams": orphaned,
+        "left_behind": left_behind,
         "tasks_left": len(tasks),
-        "restarts": await restarts(stage, sessions[0]) if sessions[0] in closed else False,
+        "restarts": await restarts(stages[0], sessions[0]) if sessions[0] in closed else False,
         "patience": patience,
     }
 
@@ -512,7 +528,8 @@ def main() -> None:
     name, count, patience = [*sys.argv[1:], *["1", str(PATIENCE)][len(sys.argv) - 2 :]]
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(lambda *_: None)
-    result = loop.run_until_complete(measure(HANGS[name], int(count), float(patience)))
+    hangs = MIXED if name == "mixed" else [HANGS[name]]
+    result = loop.run_until_complete(measure(hangs, int(count), float(patience)))
     print(json.dumps(result), flush=True)
     os._exit(0)  # sessions that never close must not hold up the next measurement
 
