@@ -136,6 +136,23 @@ async def test_a_full_or_draining_worker_takes_no_jobs(out: Path) -> None:
     assert not server.draining, "a closed server can be run again"
 
 
+async def test_a_worker_that_takes_jobs_never_reports_a_load_at_which_it_would_get_none(
+    out: Path,
+) -> None:
+    async with serve(threaded(load_fnc=lambda: 1.0), out) as serving:
+        peer = serving.peer
+        assert peer is not None
+
+        def last() -> agent.UpdateWorkerStatus | None:
+            told = [m.update_worker for m in peer.messages if m.HasField("update_worker")]
+            return told[-1] if told and told[-1].load else None
+
+        await serving.livekit.wait_for(last)
+        state = last()
+        assert state is not None and state.status == agent.WorkerStatus.WS_AVAILABLE
+        assert state.load < 1.0
+
+
 @pytest.mark.parametrize("failing", ["raises", "hangs"])
 async def test_a_broken_load_function_leaves_no_offer_unanswered(
     failing: str, out: Path, monkeypatch: pytest.MonkeyPatch

@@ -35,6 +35,9 @@ __all__ = ["ServerRun"]
 _REQUEST_PATIENCE = 5.0
 """Seconds that `on_request` gets to return when the server closes."""
 
+_MAX_LOAD_WITH_ROOM = 0.99
+"""The load that a worker reports at most while it takes jobs."""
+
 _FLUSH = 5.0
 """Seconds for the last messages to the LiveKit server."""
 
@@ -363,7 +366,9 @@ class ServerRun:
             full = not self.gauge.has_room(jobs)
             self._log_capacity(full)
             status = agent.WorkerStatus.WS_FULL if full else agent.WorkerStatus.WS_AVAILABLE
-            update = agent.UpdateWorkerStatus(status=status, load=self.gauge.load, job_count=jobs)
+            # a server gives no job to a load of 1, whatever the worker says about itself
+            load = self.gauge.load if full else min(self.gauge.load, _MAX_LOAD_WITH_ROOM)
+            update = agent.UpdateWorkerStatus(status=status, load=load, job_count=jobs)
         self.connection.send(agent.WorkerMessage(update_worker=update))
 
     def _log_capacity(self, full: bool) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import pkgutil
 
 from ..log import logger
 
@@ -17,12 +18,12 @@ _MODULES = (
     "livekit.rtc",
     "livekit.api",
     "livekit.agents.ipc.job_runtime",
-    "livekit.agents.voice.agent_session",
-    "livekit.agents.voice.agent_activity",
-    "livekit.agents.voice.hearing",
+    "livekit.agents.ipc.session_end",
     "livekit.agents.inference.vad",
 )
-_OPTIONAL = ("livekit.agents.voice.room_io", "livekit.agents.ipc.session_end")
+_WHOLE = "livekit.agents.voice"
+"""A package of which a session uses nearly everything, module by module, when it first does."""
+_NOT_OF_IT = (".avatar", ".background_audio")
 _TELEMETRY = (
     "livekit.agents.telemetry.cloud",
     "livekit.agents.telemetry.report_upload",
@@ -46,7 +47,7 @@ def warm_up() -> None:
     if _done:
         return
     _done = True
-    modules: tuple[str, ...] = (*_MODULES, *_OPTIONAL)
+    modules: tuple[str, ...] = (*_MODULES, *_modules_of(_WHOLE))
     if os.environ.get(_PRELOAD_ENV, "1").lower() in ("0", "false", "no", "off"):
         modules = tuple(name for name in modules if name != "livekit.agents.inference.vad")
     if _uploads():
@@ -56,6 +57,12 @@ def warm_up() -> None:
             importlib.import_module(name)
         except Exception:
             logger.debug("could not load %s ahead of time", name, exc_info=True)
+
+
+def _modules_of(package: str) -> list[str]:
+    path = importlib.import_module(package).__path__
+    found = pkgutil.walk_packages(path, f"{package}.", onerror=lambda _: None)
+    return [module.name for module in found if not any(part in module.name for part in _NOT_OF_IT)]
 
 
 def _uploads() -> bool:
