@@ -30,6 +30,28 @@ KEY, SECRET = "emulator-key", "emulator-secret-of-thirty-two-chars"
 _LEEWAY = 60
 _MAX_FRAME = 64 * 1024 * 1024
 
+_DECISIONS = {
+    "answers": {
+        "done": {"type": "noul", "noul": 0.8},
+        "mood": {"type": "choice", "choice": "glad", "probabilities": {"glad": 0.7, "cross": 0.3}},
+        "need": {"type": "score", "score": 1.0, "probabilities": [0.1, 0.8, 0.1]},
+    },
+    "model": "decisions",
+    "usage": {"input_tokens": 7, "output_tokens": 3},
+    "id": "dec_1",
+}
+_AVATAR = {
+    "session_id": "av_1",
+    "provider_session_id": "pv_1",
+    "terminate_token": "tt_1",
+    "sample_rate": 24000,
+}
+_POSTS: list[tuple[str, str, dict[str, Any]]] = [
+    ("/v1/decisions", "decisions", _DECISIONS),
+    ("/v1/avatar/sessions", "avatar", _AVATAR),
+    ("/v1/avatar/sessions/terminate", "avatar", {}),
+]
+
 MakeRecognizer = Callable[[Emit, int, bool], Recognizer]
 
 
@@ -77,6 +99,8 @@ class GatewayEmulator:
         self.standing: dict[str, Fault] = {}
         """For each route, that of connections for which none is queued."""
         self.completions = CompletionRoute()
+        self.posts: list[tuple[str, Any, dict[str, str]]] = []
+        """Other requests: path, body and headers."""
         self._wires: set[Wire] = set()
         self._runner: web.AppRunner | None = None
         self._site: web.TCPSite | None = None
@@ -100,6 +124,8 @@ class GatewayEmulator:
             app.router.add_get(f"/v1/{name}", functools.partial(self._websocket, name, route.serve))
         app.router.add_post("/v1/chat/completions", self._completion)
         app.router.add_get("/v1/models", self._models)
+        for path, name, answer in _POSTS:
+            app.router.add_post(path, functools.partial(self._post, name, answer))
         self._runner = web.AppRunner(
             app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None
         )
@@ -323,6 +349,19 @@ class GatewayEmulator:
             record.closed_at = asyncio.get_running_loop().time()
             self._ended.set()
             self.on_record(record)
+
+    async def _post(
+        self, route: str, answer: dict[str, Any], request: web.Request
+    ) -> web.StreamResponse:
+        record = self._record(route, request)
+        body = await request.json()
+        self.posts.append((request.path, body, dict(request.headers)))
+        try:
+            refusal = await self._answer_early(request, record, self._take_fault(route))
+            return refusal if refusal is not None else web.json_response(answer)
+        finally:
+            record.closed_at = asyncio.get_running_loop().time()
+            self._ended.set()
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
         return web.json_response({"object": "list", "data": []})

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
         is_realtime_model,
     )
     from ._utils import InferenceClass
+    from .avatar import AvatarSession, LemonSliceOptions
+    from .decision_model import DecisionModel, DecisionModels
     from .eot import TurnDetector, TurnDetectorModels, TurnDetectorVersions
     from .interruption import (
         AdaptiveInterruptionDetector,
@@ -32,12 +34,16 @@ __all__ = [
     "TTS",
     "VAD",
     "AdaptiveInterruptionDetector",
+    "AvatarSession",
+    "DecisionModel",
+    "DecisionModels",
     "DuplexModels",
     "InferenceClass",
     "InterruptionDataFrameType",
     "InterruptionDetectionError",
     "LLMModels",
     "LLMStream",
+    "LemonSliceOptions",
     "OpenAIRealtimeModels",
     "OverlappingSpeechEvent",
     "RealtimeModels",
@@ -57,6 +63,9 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "AdaptiveInterruptionDetector": ".interruption",
+        "AvatarSession": ".avatar",
+        "DecisionModel": ".decision_model",
+        "DecisionModels": ".decision_model",
         "DuplexModels": "._realtime_models",
         "InferenceClass": "._utils",
         "InterruptionDataFrameType": ".interruption",
@@ -64,6 +73,7 @@ __getattr__, __dir__ = attach(
         "LLM": ".llm",
         "LLMModels": ".llm",
         "LLMStream": ".llm",
+        "LemonSliceOptions": ".avatar",
         "OpenAIRealtimeModels": "._realtime_models",
         "OverlappingSpeechEvent": ".interruption",
         "RealtimeModels": "._realtime_models",
