@@ -77,8 +77,9 @@ async def listening(
     await ear.input.aclose()
     await ear.input.aclose()
     assert not room.registered
-    fake_rtc.native.release()
-    await asyncio.sleep(5.0)
+    if fake_rtc.native.silent:
+        fake_rtc.native.release()
+        await asyncio.sleep(5.0)
 
 
 async def settle() -> None:

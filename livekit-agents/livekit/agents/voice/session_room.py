@@ -7,6 +7,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from ..log import logger
+from ..telemetry.traces import tracer
 from ..utils import is_given
 from ..utils.aio import wait_until
 from .closing import Step
@@ -31,7 +32,7 @@ async def join(session: AgentSession[Any], room: rtc.Room, request: StartRequest
 
     options = options_for(session, request)
     room_io = session._room_io = RoomIO(session, room, options=options)
-    await room_io.start()
+    await room_io.start(trace_context=tracer.current_context())
     job = current_job()
     primary = job is None or job._primary_agent_session is session
     if primary and request.session_host is not False:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +11,14 @@ from livekit import rtc
 from livekit.rtc._proto.track_pb2 import AudioTrackFeature
 
 from ...log import logger
+from ...telemetry import trace_types
+from ...telemetry.traces import tracer
 from ...types import NOT_GIVEN, NotGivenOr
 from ...utils import is_given
 from ...utils.audio import silence_frame
 from ..io import AudioInput, VideoInput
 from ._pre_connect_audio import PreConnectAudioHandler
-from ._tracks import OpenTrack, TrackFollower
+from ._tracks import OpenTrack, TrackFollower, identity_of
 from .types import NoiseCancellationParams, NoiseCancellationSelector
 
 _END_SILENCE = 0.5
@@ -74,6 +77,8 @@ class _ParticipantAudioInputStream(TrackFollower[rtc.AudioFrame], AudioInput):
             if value <= 0:
                 raise ValueError(f"{name} must be greater than 0, got {value!r}")
         sources = track_source if isinstance(track_source, list) else [track_source]
+        self._wait_span: Any = None
+        self._wait_began = 0.0
         AudioInput.__init__(self, label="RoomIO")
         TrackFollower.__init__(self, room, sources=sources, what="audio")
         self._sample_rate = sample_rate
@@ -89,6 +94,35 @@ class _ParticipantAudioInputStream(TrackFollower[rtc.AudioFrame], AudioInput):
         )
         self._gain = _gain_control(sample_rate, frame_size_ms) if wants_gain else None
 
+    trace_context: Any = None
+    """The OpenTelemetry context of the span that covers the wait for the first frame."""
+
+    def set_participant(self, participant: rtc.Participant | str | None) -> None:
+        """Listen to somebody, who need not be there yet; None listens to nobody."""
+        identity = identity_of(participant)
+        if identity != self._identity and not self._closed:
+            self._end_wait()
+            if identity is not None:
+                self._wait_began = time.time()
+                self._wait_span = tracer.start_span(
+                    "wait_for_audio_track",
+                    context=self.trace_context,
+                    attributes={trace_types.ATTR_PARTICIPANT_IDENTITY: identity},
+                )
+        super().set_participant(participant)
+
+    def _first_frame(self) -> None:
+        span = self._wait_span
+        if span is not None:
+            span.add_event("first_frame")
+            span.set_attribute(trace_types.ATTR_FIRST_FRAME_DELAY, time.time() - self._wait_began)
+            self._end_wait()
+
+    def _end_wait(self) -> None:
+        span, self._wait_span = self._wait_span, None
+        if span is not None:
+            span.end()
+
     async def __anext__(self) -> rtc.AudioFrame:
         return await self._next()
 
@@ -103,6 +137,7 @@ class _ParticipantAudioInputStream(TrackFollower[rtc.AudioFrame], AudioInput):
     async def aclose(self) -> Any:
         """Stop listening. Idempotent, bounded: native streams that don't end are left behind."""
         first = not self._closed
+        self._end_wait()
         survivors = await self._end()
         if first and isinstance(self._noise_cancellation, rtc.FrameProcessor):
             self._close_processor(self._noise_cancellation)
@@ -113,6 +148,8 @@ class _ParticipantAudioInputStream(TrackFollower[rtc.AudioFrame], AudioInput):
     def _open_stream(
         self, track: rtc.Track, publication: rtc.RemoteTrackPublication, participant: Any
     ) -> OpenTrack:
+        if self._wait_span is not None:
+            self._wait_span.add_event("track_subscribed")
         chosen = self._noise_cancellation
         own: list[Any] = []
         if chosen is not None and _is_selector(chosen):
@@ -140,6 +177,8 @@ class _ParticipantAudioInputStream(TrackFollower[rtc.AudioFrame], AudioInput):
             await self._forward_pre_connect(opened)
         gain, items = self._gain, self._items
         async for event in opened.stream:
+            if self._wait_span is not None:
+                self._first_frame()
             if self._attached and not items.closed:
                 frame: rtc.AudioFrame = event.frame
                 if gain is not None:
@@ -164,6 +203,8 @@ class _ParticipantAudioInputStream(TrackFollower[rtc.AudioFrame], AudioInput):
             logger.exception("the pre-connect audio of track %s could not be read", opened.sid)
             frames = []
         self._pre_connected.add(key)
+        if frames and self._wait_span is not None:
+            self._wait_span.add_event("pre_connect_audio")
         processor = next(iter(opened.close_with), self._noise_cancellation)
         for frame in self._converted([_processed(frame, processor) for frame in frames]):
             if self._attached and not self._items.closed:

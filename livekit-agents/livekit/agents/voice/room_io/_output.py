@@ -11,6 +11,8 @@ from typing import Any
 from livekit import rtc
 
 from ...log import logger
+from ...telemetry import trace_types
+from ...telemetry.traces import tracer
 from ...utils.aio import Survivor, TaskScope, wait_until
 from ...utils.aio.task_scope import abandon
 from ...utils.audio import AudioByteStream
@@ -119,6 +121,14 @@ class _ParticipantAudioOutput(AudioOutput):
             raise RuntimeError("the room's audio output is closed")
         if not self._scope.tasks:
             self._scope.spawn(self._forward(), name="room audio output")
+        with tracer.detached_span("publish_audio_output", context=trace_context) as span:
+            publication = await self._publish()
+            span.set_attribute(trace_types.ATTR_TRACK_SID, publication.sid)
+            await publication.wait_for_subscription()
+        if not self._subscribed.done():
+            self._subscribed.set_result(None)
+
+    async def _publish(self) -> rtc.LocalTrackPublication:
         track = rtc.LocalAudioTrack.create_audio_track(self._track_name, self._source)
         # not a task of the scope: a publish that is cancelled half-way could never be undone
         self._publishing = self._publishes.spawn(
@@ -133,9 +143,7 @@ class _ParticipantAudioOutput(AudioOutput):
         self._publication = self._publishing.result()
         for former in _left_published.pop(self._room, ()):  # one voice is enough
             self._publishes.spawn(_unpublish(self._room, former), name="unpublish a former track")
-        await self._publication.wait_for_subscription()
-        if not self._subscribed.done():
-            self._subscribed.set_result(None)
+        return self._publication
 
     def fail(self, error: Exception) -> None:
         """Nobody will ever hear the track: captures raise instead of waiting."""

@@ -11,6 +11,8 @@ from livekit import rtc
 
 from ...job import DEFAULT_PARTICIPANT_KINDS
 from ...log import logger
+from ...telemetry import trace_types
+from ...telemetry.traces import tracer
 from ...types import NOT_GIVEN, NotGivenOr
 from ...utils import is_given
 from ...utils.aio import Survivor, TaskScope
@@ -181,7 +183,7 @@ class RoomIO:
         self._started = True
         self._ready = asyncio.get_running_loop().create_future()
         self._ready.add_done_callback(_retrieve)
-        self._build_inputs()
+        self._build_inputs(trace_context)
         self._build_outputs()
         for event, handler in self._room_handlers().items():
             self._room.on(event, handler)  # type: ignore[arg-type]
@@ -192,7 +194,7 @@ class RoomIO:
         if self._link.wanted is not None:
             self._bind(self._link.wanted)
 
-    def _build_inputs(self) -> None:
+    def _build_inputs(self, trace_context: Any) -> None:
         options = self._options.get_audio_input_options()
         if options is not None and options.pre_connect_audio:
             self._pre_connect = PreConnectAudioHandler(
@@ -211,6 +213,7 @@ class RoomIO:
                 pre_connect_audio_handler=self._pre_connect,
                 frame_size_ms=options.frame_size_ms,
             )
+            self._audio_input.trace_context = trace_context
 
     def _build_outputs(self) -> None:
         audio = self._options.get_audio_output_options()
@@ -273,9 +276,13 @@ class RoomIO:
     async def _publish_when_linked(self, trace_context: Any) -> None:
         """The agent's track is published only when there is somebody to hear it."""
         assert self._ready is not None
-        while self._link.linked is None:
-            self._changed = asyncio.get_running_loop().create_future()
-            await asyncio.wait((self._changed,))
+        filtered = {trace_types.ATTR_ROOM_IO_PARTICIPANT_FILTER: self._link.wanted is not None}
+        with tracer.detached_span(
+            "wait_for_participant", context=trace_context, attributes=filtered
+        ):
+            while self._link.linked is None:
+                self._changed = asyncio.get_running_loop().create_future()
+                await asyncio.wait((self._changed,))
         if self._agent_transcript is not None:
             self._agent_transcript.set_participant(self._room.local_participant.identity)
         if self._audio_output is not None:
