@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
 from closing.checker import CloseChecker
@@ -15,6 +16,7 @@ from livekit import rtc
 
 from fakes.hearing import FakeInterruptionDetector, FakeStreamingDetector, frame
 from fakes.llm import FakeLLM, FakeLLMStream, Reply, call
+from fakes.mcp_memory import MemoryServer
 from fakes.realtime import FakeRealtimeModel, FakeRealtimeSession
 from fakes.session import EVENTS, make_session
 from fakes.speaker import Speaker
@@ -382,6 +384,23 @@ class Drawer(Toolset):
         await super().aclose()
 
 
+class StuckServer(MemoryServer):
+    """An MCP server, in the same process, whose connection may get stuck."""
+
+    def __init__(self, parking: Parking) -> None:
+        super().__init__()
+        self.parking = parking
+
+    @asynccontextmanager
+    async def client_streams(self) -> AsyncIterator[Any]:
+        await self.parking.at("MCP server's connection")
+        async with super().client_streams() as streams:
+            try:
+                yield streams
+            finally:
+                await self.parking.at("MCP server's goodbye")
+
+
 class Pocket(AsyncToolset):
     """A toolset whose calls outlive their turn."""
 
@@ -661,6 +680,11 @@ class Scene:
         self.screen = Screen(parking)
         options.setdefault("aec_warmup_duration", None)
         options.setdefault("tools", [Drawer(parking, "session"), Pocket(parking)])
+        if options.pop("mcp", False):
+            from livekit.agents.llm.mcp import MCPToolset
+
+            self.server = StuckServer(parking)
+            options["tools"].append(MCPToolset(id="mcp", mcp_server=self.server))
         if options.pop("keyterms", False):
             detection = {"enabled": True, "llm": self.keyterm_llm}
             options["stt_context_options"] = {"keyterm_detection": detection}

@@ -167,6 +167,8 @@ ROWS = [
     # toolsets
     Row("agent's toolset aclose", when.nothing, within=SIDE),
     Row("session's toolset aclose", when.nothing, within=SIDE),
+    Row("MCP server's goodbye", when.nothing, options={"mcp": True}),
+    Row("MCP server's connection", when.starts, BRIEF, WITHOUT_TALK, {"mcp": True}, starts=False),
     # inline tasks and handoffs
     Row("inline task's on_enter", when.asks, within=FORCED),
     Row("inline task's on_enter", when.asks, BRIEF, options={"depth": 2}, within=FORCED),

@@ -16,7 +16,7 @@ from closing.scene import Scene, Second
 
 from fakes.llm import FakeLLM, Reply, call
 from fakes.session import make_session
-from livekit.agents.llm import function_tool
+from livekit.agents.llm import ChatMessage, function_tool
 from livekit.agents.utils.aio import abandoned
 from livekit.agents.voice import Agent, AgentSession, RunContext
 
@@ -275,6 +275,28 @@ async def test_a_model_that_goes_on_calls_no_tools() -> None:
     await asyncio.sleep(1)
     assert ran == []
     await session.aclose()
+
+
+@pytest.mark.parametrize("second_life", [False, True])
+async def test_an_agent_that_has_left_takes_nothing_into_any_history(second_life: bool) -> None:
+    bench = Bench()
+    agent = Agent(instructions="x")
+    await bench.session.start(agent)
+    activity = bench.session._activity
+    assert activity is not None
+    handle = bench.session.say("hello there, this is a long sentence")
+    await asyncio.sleep(0.2)
+    await bench.session.aclose()
+    if second_life:
+        await bench.restart()
+    items, kept = len(bench.session.history.items), len(agent._chat_ctx.items)
+    events = len(bench.session._recorded_events)
+    late = ChatMessage(role="assistant", content=[SURVIVOR])
+    activity.commit(late)
+    activity.commit(late, speech_handle=handle)
+    assert len(bench.session.history.items) == items and len(agent._chat_ctx.items) == kept
+    assert len(bench.session._recorded_events) == events
+    await bench.session.aclose()
 
 
 async def test_survivors_of_ordinary_life_are_reported_by_the_close() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import Self
 
@@ -27,6 +27,9 @@ class Toolset:
     Tools are given at construction, or are `@function_tool` methods of a subclass. Override
     `tools` for a set that changes: it is read at the start of every turn.
     """
+
+    _ends_by_itself: ClassVar[bool] = False
+    """Whether `aclose` takes no more than 2 s, whatever happens, and what it began then ends too."""
 
     @dataclass
     class ToolCalledEvent:

@@ -53,6 +53,7 @@ class MCPToolset(AsyncToolset):
         tool_options: Options by tool name.
     """
 
+    _ends_by_itself = True
     _drain_timeout = 2.5  # leaves the server its share of the 5 s of a close
 
     def __init__(

@@ -309,7 +309,15 @@ def toolset_steps(activity: AgentActivity) -> list[Step]:
     """Close the agent's own toolsets and MCP connections."""
     toolsets = own_toolsets(activity)
     activity._mcp_toolsets, activity._former_toolsets = [], []
-    return [Step(f"toolset {toolset.id}", toolset.aclose) for toolset in toolsets]
+    return [toolset_step(toolset) for toolset in toolsets]
+
+
+def toolset_step(toolset: Toolset) -> Step:
+    """Close a toolset. Cancelling one that ends in time by itself would leave behind what it ends."""
+    name = f"toolset {toolset.id}"
+    if toolset._ends_by_itself:
+        return Step(name, lambda _: toolset.aclose(), keeps_budget=True)
+    return Step(name, toolset.aclose)
 
 
 def end_steps(activity: AgentActivity) -> list[Step]:

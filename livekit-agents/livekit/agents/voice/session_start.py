@@ -223,6 +223,7 @@ def _job_shutdown(session: AgentSession[Any]) -> Callable[[], Any]:
 def component_steps(session: AgentSession[Any]) -> list[Step]:
     """Recorder, IVR, session toolsets, and models that the session made from strings."""
     from ..llm import Toolset
+    from .activity_wiring import toolset_step
 
     steps: list[Step] = []
     if session._recorder_io is not None:
@@ -235,7 +236,7 @@ def component_steps(session: AgentSession[Any]) -> list[Step]:
         steps.append(Step("ivr", session._ivr_activity.aclose))
     for toolset in session._tools:
         if isinstance(toolset, Toolset):
-            steps.append(Step(f"toolset {toolset.id}", toolset.aclose))
+            steps.append(toolset_step(toolset))
     models: tuple[Any, ...] = (session._stt, session._llm, session._tts)
     for model in models:
         if getattr(model, "_made_from_string", False):
