@@ -337,7 +337,7 @@ async def test_opus_from_before_is_heard_before_live_audio(fake_rtc: FakeRtc) ->
         publication = room.publish(caller, sid="TR_1", audio_features=[PRE_CONNECT])
         publication.track.push(frame(3))
         send_buffer(room, "TR_1", opus, mime="audio/ogg; codecs=opus")
-        for _ in range(200):
+        for _ in range(2000):
             if ear.values[-1:] == [3]:
                 break
             await asyncio.sleep(0.01)
