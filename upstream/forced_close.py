@@ -32,14 +32,17 @@ logger = logging.getLogger("livekit.agents")
 KILL = 0.2
 """Seconds that something cancelled gets to react before it is left behind."""
 
+STEP = 2.5
+"""Seconds for one teardown in a forced close."""
+
 TEARDOWN = 1.4
-"""Seconds for one teardown in a forced close, and for all of them once the allowance is used up."""
+"""Seconds for all teardowns together once the allowance of a forced close is used up."""
 
 LEAVE = 10.0
 """Seconds for the session host and for the room, which may still have to be deleted on the server.
 The event is out by then."""
 
-GIVE_WAY = 0.5
+GIVE_WAY = 1.0
 """Seconds that a forced close waits for its drain before it ends listening beside it."""
 
 LAST_CHANCE = 0.02
@@ -291,7 +294,7 @@ class SessionCloser:
         A `patient` step may wait for tools of its own, or save something: it shares the allowance
         of the drain.
         """
-        await self._step(name, awaited, TEARDOWN, patient)
+        await self._step(name, awaited, STEP, patient)
 
     async def attempt(self, name: str, awaited: Awaitable[None]) -> None:
         """Go on whatever happens in a part of the close whose waits are limited already."""
@@ -329,7 +332,7 @@ class SessionCloser:
 
     async def end_hearing(self, recognition: Any) -> None:
         """Close speech recognition, or wait for the close of it that has begun already."""
-        budget = TEARDOWN
+        budget = STEP
         if self._close is not None and self._close.committing:
             budget += self._session._opts.session_close_transcript_timeout
         await self._step("speech recognition", self._hearing_of(recognition), budget, False)
@@ -672,11 +675,8 @@ def is_ending(stream: Any, error: Any) -> bool:
     So it is when the stream is being closed, and, for an error that it would retry, when all
     sessions that listen through its STT are.
     """
-    cancelling = getattr(asyncio.current_task(), "cancelling", None)
-    if cancelling is not None:
-        if cancelling() > 0:
-            return True
-    elif stream._input_ch.closed:  # Python 3.10 does not tell
+    cancelling = getattr(asyncio.current_task(), "cancelling", None)  # from Python 3.11 on
+    if cancelling is not None and cancelling() > 0:
         return True
     if not error.retryable:
         return False
