@@ -69,7 +69,6 @@ async def calling(
     agent: Agent | None = None,
     options: RoomOptions | None = None,
     said_before: Path | None = None,
-    prepare: Callable[[AgentSession[Any], rtc.Room], Any] = lambda session, room: None,
     **session_options: Any,
 ) -> AsyncIterator[Call]:
     """A call that has been answered: both are in the room and hear each other.
@@ -81,7 +80,6 @@ async def calling(
         agent: The agent.
         options: How the session uses the room.
         said_before: What the caller said before they were connected, as a WAV file.
-        prepare: Called with session and room before the session starts.
         session_options: Further options of the session.
     """
     name = utils.shortuuid("room_")
@@ -99,7 +97,6 @@ async def calling(
         with Caller(server.url, token, recording, said_before=said_before) as caller:
             call = Call(name, room, session, caller)
             session.on("close", lambda event: call.closes.append((time.time(), event)))
-            prepare(session, room)
             await session.start(
                 agent or Agent(instructions="be brief"),
                 room=room,
