@@ -21,7 +21,7 @@ class EndSteps:
             announce: called with the name of each step that begins.
             grace: seconds that a step which was cancelled at its limit has to end.
         """
-        self._announce = announce
+        self.announce = announce
         self._grace = grace
         self.overran: list[str] = []
         """Names of the steps that did not end within their limits."""
@@ -34,7 +34,7 @@ class EndSteps:
         Errors are logged. At its limit it is cancelled, and after the grace left behind: the log
         then says where it hangs.
         """
-        self._announce(name)
+        self.announce(name)
         scope = TaskScope(f"end of the job: {name}")
         task = scope.spawn(step(), name=name, log_errors=False)
         if await wait_until(task, limit):

@@ -16,6 +16,7 @@ from ..log import logger
 from ..telemetry import trace_types
 from ..telemetry.traces import tracer
 from ..utils.aio import TaskScope, abandoned, wait_until
+from ..utils.aio.task_scope import abandon
 from .end_steps import EndSteps, describe_survivors
 from .supervision import JobEndBudgets
 
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     from ..job import JobContext
     from ..voice import AgentSession
 
-__all__ = ["EndCause", "JobEnd"]
+__all__ = ["WORKER_LOST", "EndCause", "JobEnd"]
 
-_PARENT_LOST = JobEndBudgets(
+WORKER_LOST = JobEndBudgets(
     entrypoint=0.5, session=15.0, session_end=5.0, report=0.0, callbacks=5.0, telemetry=2.0
 )
 """When the worker is gone nobody waits for the job, and nobody would end it either."""
@@ -71,7 +72,7 @@ class JobEnd:
             tell: Reports the end to the worker, and returns when the server knows.
         """
         if cause.worker_lost:
-            budgets = _PARENT_LOST
+            budgets = WORKER_LOST
         self._ctx = ctx
         self._cause = cause
         self._entrypoint = entrypoint
@@ -125,20 +126,18 @@ class JobEnd:
 
     async def _finish_entrypoint(self) -> None:
         """The entrypoint, and those of participants, get a while to return by themselves."""
-        self._steps._announce("entrypoint")
+        self._steps.announce("entrypoint")
         grace = self._budgets.grace
         if await wait_until(self._entrypoint, self._budgets.entrypoint):
             logger.warning("entrypoint did not exit in time, cancelling")
             self._entrypoint.cancel()
             if await wait_until(self._entrypoint, grace):
-                from ..utils.aio.task_scope import abandon
-
                 describe_survivors("entrypoint", [abandon(self._entrypoint, "job")])
         describe_survivors("participant entrypoints", await self._ctx._participants.cancel(grace))
 
     async def _close_sessions(self) -> None:
         """Close all sessions side by side. When their time is over the close is forced."""
-        self._steps._announce("closing the session")
+        self._steps.announce("closing the session")
         sessions = list(self._ctx._session_shutdown_registered)
         scope = TaskScope("end of the job: closing the session")
         closing = [
@@ -218,7 +217,7 @@ class JobEnd:
         ]
         if not callbacks:
             return
-        self._steps._announce("shutdown callbacks")
+        self._steps.announce("shutdown callbacks")
         scope = TaskScope("end of the job: shutdown callbacks")
         tasks = [
             scope.spawn(self._call(callback), name=name_of(callback)) for callback in callbacks

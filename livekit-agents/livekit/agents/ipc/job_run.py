@@ -110,7 +110,7 @@ class JobRun:
 
         with job_span(self._info) as span:
             entrypoint = self._scope.spawn(
-                self._functions_entrypoint(ctx), name="job_user_entrypoint", log_errors=False
+                self._run_entrypoint(ctx), name="job_user_entrypoint", log_errors=False
             )
             entrypoint.add_done_callback(lambda task: self._entrypoint_ended(task, span))
             watch = self._scope.spawn(self._watch_idle(ctx, entrypoint), name="watch idle job")
@@ -130,7 +130,7 @@ class JobRun:
             await self._end.run()
         await self._end.finish()
 
-    async def _functions_entrypoint(self, ctx: JobContext) -> None:
+    async def _run_entrypoint(self, ctx: JobContext) -> None:
         await self._functions.job_entrypoint(ctx)
 
     def _make_context(self) -> JobContext:

@@ -14,7 +14,7 @@ from ..utils.aio.duplex_unix import DuplexClosed, _AsyncDuplex
 from . import proto
 from .channel import Message, arecv_message, send_message_soon
 from .inference_client import InferenceClient
-from .job_end import EndCause
+from .job_end import WORKER_LOST, EndCause
 from .job_run import JobFunctions, JobRun
 from .supervision import JobEndBudgets
 
@@ -64,7 +64,7 @@ class JobRuntime:
     @property
     def patience(self) -> float:
         """Seconds that this process may live on when the worker is gone."""
-        return 30.0 if self._job is not None else 2.0
+        return WORKER_LOST.whole(asked=False) if self._job is not None else 2.0
 
     async def run(self) -> None:
         """Serve. Returns when the job is over, the worker does not need us, or is gone."""
@@ -73,6 +73,7 @@ class JobRuntime:
         try:
             await asyncio.wait((reader, over), return_when=asyncio.FIRST_COMPLETED)
             if self._job is not None and not self._over.is_set():
+                self._told.set()  # there is nobody to confirm it
                 self._job.end(EndCause("the worker is gone", worker_lost=True))
                 await self._over.wait()
         finally:
