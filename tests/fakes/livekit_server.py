@@ -43,6 +43,7 @@ class FakeLiveKitServer:
         self.refuse: Callable[[web.Request], web.Response | None] = lambda _: None
         self.close_after_register = False
         self.assign = True
+        self.confirms = True
         self._changed = asyncio.Condition()
 
     # -- what tests do ------------------------------------------------------------------------------
@@ -173,6 +174,11 @@ class FakeLiveKitServer:
         return ws
 
     async def _received(self, worker: WorkerPeer, message: agent.WorkerMessage) -> None:
+        if message.HasField("ping"):
+            pong = agent.WorkerPong(last_timestamp=message.ping.timestamp)
+            if self.confirms:
+                await worker.send(agent.ServerMessage(pong=pong))
+            return
         worker.messages.append(message)
         if self.assign and message.availability.available:
             job = self._jobs[message.availability.job_id]

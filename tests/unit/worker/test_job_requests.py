@@ -195,6 +195,13 @@ async def test_jobs_go_on_while_the_connection_is_lost_and_are_announced_to_the_
         assert await serving.livekit.ended(job) == "JS_SUCCESS"
 
 
+async def test_a_server_that_confirms_nothing_keeps_no_job_from_ending(out: Path) -> None:
+    async with serve(threaded(), out) as serving:
+        serving.livekit.confirms = False
+        assert await serving.run("finish") == "JS_SUCCESS"
+        await serving.until(lambda: serving.trace("ended-finish"), 5)
+
+
 async def test_a_worker_gives_up_when_the_server_can_t_be_reached_for_long(out: Path) -> None:
     server = threaded(max_retry=1, ws_url="ws://127.0.0.1:9", api_key=API_KEY, api_secret="x" * 32)
     with pytest.raises(RuntimeError, match="failed to connect to livekit after 1 attempts"):

@@ -99,16 +99,35 @@ def test_without_a_connection_the_state_is_dropped_and_the_fate_of_jobs_waits() 
     assert [m.update_job.job_id for m in drained(protocol)] == ["AJ_1", "AJ_2"]
 
 
-def test_whoever_waits_for_a_message_is_told_when_it_is_written_or_has_to_wait() -> None:
+def test_whoever_waits_for_a_message_is_told_when_the_server_has_handled_it() -> None:
     told: list[str] = []
     protocol = registered()
-    protocol.send(job_status("AJ_1"), lambda: told.append("written"))
-    assert not told
-    drained(protocol)
-    protocol.send(job_status("AJ_2"), lambda: told.append("lost"))
+    protocol.send_confirmed(job_status("AJ_1"), lambda: told.append("first"))
+    protocol.send_confirmed(job_status("AJ_2"), lambda: told.append("second"))
+    written = drained(protocol)
+    assert [m.WhichOneof("message") for m in written] == ["update_job", "ping"] * 2
+    assert not told, "written is not handled"
+
+    def pong(ping: agent.WorkerMessage) -> bytes:
+        answer = agent.WorkerPong(last_timestamp=ping.ping.timestamp)
+        return agent.ServerMessage(pong=answer).SerializeToString()
+
+    assert protocol.received(pong(written[1])) is None
+    assert told == ["first"]
+    protocol.received(pong(written[1]))
+    assert told == ["first"]
+
+
+def test_nobody_waits_for_a_connection_that_is_gone() -> None:
+    told: list[str] = []
+    protocol = registered()
+    protocol.send_confirmed(job_status("AJ_1"), lambda: told.append("lost"))
     protocol.lost()
-    protocol.send(job_status("AJ_3"), lambda: told.append("waits"))
-    assert told == ["written", "lost", "waits"]
+    assert protocol.send_confirmed(job_status("AJ_2"), lambda: told.append("waits")) is None
+    assert told == ["lost", "waits"]
+    protocol.connected()
+    protocol.received(REGISTERED)
+    assert [m.update_job.job_id for m in drained(protocol)] == ["AJ_1", "AJ_2"]
 
 
 def test_the_queue_is_bounded() -> None:

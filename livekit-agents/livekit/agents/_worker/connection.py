@@ -25,6 +25,9 @@ _REGISTER_TIMEOUT = 10.0
 _CONNECT_TIMEOUT = 10.0
 """Seconds the server may take to accept a connection."""
 
+_CONFIRM_TIMEOUT = 0.5
+"""Seconds the server may take to confirm a message."""
+
 _CLOSE_TIMEOUT = 2.0
 
 
@@ -86,10 +89,17 @@ class WorkerConnection:
         self.lost_at: float | None = time.monotonic()
         """Since when the worker is not registered (monotonic); None while it is."""
 
-    def send(self, message: agent.WorkerMessage, written: Callable[[], None] | None = None) -> None:
+    def send(self, message: agent.WorkerMessage) -> None:
         """Queue a message: see `WorkerProtocol.send`."""
-        self._protocol.send(message, written)
+        self._protocol.send(message)
         self._outgoing.set()
+
+    def send_confirmed(self, message: agent.WorkerMessage, handled: Callable[[], None]) -> None:
+        """Queue a message, and be told when the server has handled it, or after half a second."""
+        ping = self._protocol.send_confirmed(message, handled)
+        self._outgoing.set()
+        if ping is not None:
+            asyncio.get_running_loop().call_later(_CONFIRM_TIMEOUT, self._protocol.confirm, ping)
 
     async def run(self) -> None:
         """Stay connected.

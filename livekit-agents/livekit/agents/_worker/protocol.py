@@ -53,24 +53,16 @@ def agent_url(url: str, worker_token: str = "") -> str:
     return urlunsplit((scheme, parts.netloc, f"{parts.path.rstrip('/')}/agent", query, ""))
 
 
-class _Outgoing:
-    """A message that waits to be written."""
-
-    __slots__ = ("message", "written")
-
-    def __init__(self, message: agent.WorkerMessage, written: Callable[[], None] | None) -> None:
-        self.message = message
-        self.written = written
-
-
 class WorkerProtocol:
     """What is said, in which order, and what waits while there is no connection."""
 
     def __init__(self, register: agent.RegisterWorkerRequest) -> None:
         """Set up, with how the worker introduces itself."""
         self._register = register
-        self._queue: deque[_Outgoing] = deque()
+        self._queue: deque[agent.WorkerMessage] = deque()
         self._registered = False
+        self._pings = 0
+        self._unconfirmed: dict[int, Callable[[], None]] = {}
 
     @property
     def registered(self) -> bool:
@@ -90,13 +82,9 @@ class WorkerProtocol:
     def lost(self) -> None:
         """The connection is gone. Reports of the worker's state are outdated; the rest waits."""
         self._registered = False
-        for waiting in self._queue:
-            _call(waiting)
-        self._queue = deque(
-            waiting
-            for waiting in self._queue
-            if waiting.message.WhichOneof("message") not in ("update_worker", "ping")
-        )
+        self._queue = deque(message for message in self._queue if not _is_passing(message))
+        for ping in list(self._unconfirmed):
+            self.confirm(ping)
 
     def received(self, data: bytes, active_jobs: Iterable[str] = ()) -> Event | None:
         """What a message from the server means; None: nothing to us.
@@ -122,46 +110,65 @@ class WorkerProtocol:
             if jobs:
                 self.send(agent.WorkerMessage(migrate_job=agent.MigrateJobRequest(job_ids=jobs)))
             return Registered(message.register)
+        if kind == "pong":
+            self.confirm(message.pong.last_timestamp)
         if kind in ("availability", "assignment", "termination"):
             event: Event = getattr(message, kind)
             return event
         return None
 
-    def send(self, message: agent.WorkerMessage, written: Callable[[], None] | None = None) -> None:
-        """Queue a message.
-
-        Args:
-            message: to send. One about the worker's state is dropped while there is no connection.
-            written: called when it was written, or when it is clear that it has to wait for the
-                next connection.
-        """
-        outgoing = _Outgoing(message, written)
-        if not self._registered:
-            _call(outgoing)
-            if message.WhichOneof("message") in ("update_worker", "ping"):
-                return
-        self._queue.append(outgoing)
+    def send(self, message: agent.WorkerMessage) -> None:
+        """Queue a message. One about the worker's state is dropped while not connected."""
+        if not self._registered and _is_passing(message):
+            return
+        self._queue.append(message)
         if len(self._queue) > QUEUE_SIZE:
-            dropped = self._queue.popleft()
-            _call(dropped)
             logger.warning(
                 "too many messages wait for the LiveKit server, the oldest is dropped: %s",
-                dropped.message.WhichOneof("message"),
+                self._queue.popleft().WhichOneof("message"),
             )
+
+    def send_confirmed(
+        self, message: agent.WorkerMessage, handled: Callable[[], None]
+    ) -> int | None:
+        """Queue a message, and a ping behind it, so that its answer says that both were handled.
+
+        Args:
+            message: to send.
+            handled: called when the server has handled it, or when it is clear that it has to wait
+                for the next connection.
+
+        Returns:
+            What `confirm` ends the wait with; None when there is no wait.
+        """
+        self.send(message)
+        if not self._registered:
+            handled()
+            return None
+        self._pings += 1
+        self._unconfirmed[self._pings] = handled
+        self.send(agent.WorkerMessage(ping=agent.WorkerPing(timestamp=self._pings)))
+        return self._pings
+
+    def confirm(self, ping: int) -> bool:
+        """Go on without the answer to a ping. False when nobody waits for it any more."""
+        handled = self._unconfirmed.pop(ping, None)
+        if handled is not None:
+            handled()
+        return handled is not None
 
     def next_message(self) -> bytes | None:
         """The next message to write, if the server is ready for it."""
         if not self._registered or not self._queue:
             return None
-        return self._queue[0].message.SerializeToString()
+        return self._queue[0].SerializeToString()
 
     def wrote(self) -> None:
         """The message from `next_message` was written."""
         if self._queue:
-            _call(self._queue.popleft())
+            self._queue.popleft()
 
 
-def _call(outgoing: _Outgoing) -> None:
-    written, outgoing.written = outgoing.written, None
-    if written is not None:
-        written()
+def _is_passing(message: agent.WorkerMessage) -> bool:
+    """Whether a message is of no use to a later connection."""
+    return message.WhichOneof("message") in ("update_worker", "ping")

@@ -20,6 +20,7 @@ from .protocol import Registered, WorkerProtocol
 if TYPE_CHECKING:
     import aiohttp
     from livekit import api
+    from livekit.protocol import agent
 
     from ..ipc.inference_proc_executor import InferenceProcExecutor
     from ..ipc.job_executor import JobExecutor
@@ -300,34 +301,38 @@ class ServerRun:
     def _job_launched(self, executor: JobExecutor) -> None:
         from livekit.protocol import agent
 
-        self._send_job_status(executor, agent.JobStatus.JS_RUNNING)
+        update = self._job_status(executor, agent.JobStatus.JS_RUNNING)
+        if self.connection is not None and update is not None:
+            self.connection.send(update)
 
     def _job_ended(self, executor: JobExecutor) -> None:
+        """Tell the server, and let the job leave its room when the server knows.
+
+        A server that sees the agent leave while the job runs takes the job for failed.
+        """
         from livekit.protocol import agent
 
         from ..ipc.job_executor import JobStatus
 
         failed = executor.status is JobStatus.FAILED
         status = agent.JobStatus.JS_FAILED if failed else agent.JobStatus.JS_SUCCESS
-        self._send_job_status(executor, status, error=executor.error, written=executor.end_reported)
+        update = self._job_status(executor, status, error=executor.error)
+        if self.connection is None or update is None:
+            executor.end_reported()
+        else:
+            self.connection.send_confirmed(update, executor.end_reported)
 
-    def _send_job_status(
-        self,
-        executor: JobExecutor,
-        status: int,
-        *,
-        error: str = "",
-        written: Callable[[], None] | None = None,
-    ) -> None:
+    def _job_status(
+        self, executor: JobExecutor, status: int, *, error: str = ""
+    ) -> agent.WorkerMessage | None:
+        """What to tell the server of a job; None of one it does not know."""
         from livekit.protocol import agent
 
         info = executor.running_job
-        if self.connection is None or info is None or info.fake_job:
-            if written is not None:
-                written()
-            return
+        if info is None or info.fake_job:
+            return None
         update = agent.UpdateJobStatus(job_id=info.job.id, status=status, error=error)  # type: ignore[arg-type]
-        self.connection.send(agent.WorkerMessage(update_job=update), written)
+        return agent.WorkerMessage(update_job=update)
 
     # -- load -----------------------------------------------------------------------------------------
 
