@@ -217,3 +217,14 @@ def test_measurements_and_spans_tell_their_job(
     assert (point.attributes["job_id"], point.attributes["room_id"]) == ("AJ_1", "RM_1")
     assert job_attributes() == {"gen_ai.conversation.id": "RM_1"}
     assert utils.redaction_enabled()
+
+
+def test_audio_that_a_recognizer_got_twice_or_never_is_counted(measurements: Measurements) -> None:
+    otel_metrics.count_stt_audio(2.5, "replayed", provider="livekit", model="nova")
+    otel_metrics.count_stt_audio(1.0, "lost", provider="livekit", model="nova")
+    otel_metrics.count_stt_audio(0.5, "lost", provider="livekit", model="nova")
+    points = measurements.all()
+    [replayed] = points["lk.agents.stt.replayed_audio_duration"]
+    [lost] = points["lk.agents.stt.lost_audio_duration"]
+    assert (replayed.value, lost.value) == (2.5, 1.5)
+    assert lost.attributes["model_name"] == "nova"

@@ -695,6 +695,7 @@ class SpeechStream(stt.SpeechStream):
                 seconds,
                 extra={"stt": self._stt.label, "replayed_audio_duration": seconds},
             )
+            self._count_audio(seconds, "replayed")
 
     async def _release(
         self, connection: SttConnection, socket: GatewaySocket, vad: VADStream | None

@@ -6,7 +6,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from livekit import rtc
 from pydantic import BaseModel
@@ -421,6 +421,13 @@ class RecognizeStream(ABC, ClosesOnExit):
             seconds,
             extra={"stt": self._stt.label, "dropped_audio_duration": seconds},
         )
+        self._count_audio(seconds, "lost")
+
+    def _count_audio(self, seconds: float, fate: Literal["replayed", "lost"]) -> None:
+        from ..telemetry.otel_metrics import count_stt_audio
+
+        stt = self._stt
+        count_stt_audio(seconds, fate, provider=stt.provider, model=stt.model)
 
     # -- close ------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..metrics import (
     AgentMetrics,
@@ -86,6 +86,22 @@ def record_event_loop_blocked(duration: float, *, severity: str) -> None:
         severity: `"warning"` or `"error"`.
     """
     _record(f"{_PREFIX}event_loop.blocked_duration", duration, {"severity": severity})
+
+
+def count_stt_audio(
+    seconds: float, fate: Literal["replayed", "lost"], *, provider: str | None, model: str | None
+) -> None:
+    """Count audio that a broken connection made a recognizer get twice, or not at all.
+
+    Args:
+        seconds: Of audio.
+        fate: What became of it.
+        provider: Of the recognizer.
+        model: Of the recognizer.
+    """
+    if _enabled():
+        counter = _counter(f"{_PREFIX}stt.{fate}_audio_duration", "s")
+        counter.add(seconds, _attributes(_models(provider, model)))
 
 
 def record_execute_tool_duration(duration: float, *, tool_name: str, error: bool = False) -> None:
