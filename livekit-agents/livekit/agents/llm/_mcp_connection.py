@@ -118,6 +118,17 @@ class Connection:
             self._closing = self._closers.spawn(self._wind_down(), name="wind down")
         return self._closing
 
+    def give_up(self) -> None:
+        """The time for closing is over: kill what was started, cancel the rest, wait for nothing."""
+        if self._task.done():
+            return  # the server may be in use again
+        try:
+            self._owner._kill(force=True)
+        except Exception:
+            logger.exception("the MCP server %s can't be ended", self._owner.name)
+        self._scope.cancel_soon()
+        self._closers.cancel_soon()
+
     def lose(self) -> None:
         """Give up a session that the server no longer knows."""
         self._lost("the server has ended the session")

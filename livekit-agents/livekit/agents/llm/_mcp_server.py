@@ -99,6 +99,7 @@ class MCPServer(ABC):
         self._timeout = client_session_timeout_seconds or None
         self._resolve = tool_result_resolver or _default_resolver
         self._connection: Connection | None = None
+        self._ending: Connection | None = None
         self._listing: list[types.Tool] | None = None
         self._users: WeakSet[ServerUser] = WeakSet()
         self._restore = False  # whether a call may connect: only after a loss
@@ -171,9 +172,15 @@ class MCPServer(ABC):
     def _close_soon(self) -> asyncio.Task[None] | None:
         """Begin to disconnect. It goes on even if nobody waits for the task."""
         connection, self._connection = self._connection, None
+        self._ending = connection or self._ending
         self._restore = False
         self.invalidate_cache()
         return connection.close_soon() if connection is not None else None
+
+    def _give_up(self) -> None:
+        """Whoever disconnected has no more time: don't wait for the server."""
+        if self._ending is not None:
+            self._ending.give_up()
 
     # -- for toolsets -----------------------------------------------------------------------------
 

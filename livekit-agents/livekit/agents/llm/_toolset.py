@@ -31,6 +31,9 @@ class Toolset:
     _ends_by_itself: ClassVar[bool] = False
     """Whether `aclose` takes no more than 2 s, whatever happens, and what it began then ends too."""
 
+    def _give_up(self) -> None:
+        """Whoever closed the set has no more time: end at once what `aclose` has begun."""
+
     @dataclass
     class ToolCalledEvent:
         """A tool of the set was called."""

@@ -131,6 +131,10 @@ class MCPToolset(AsyncToolset):
         if closing is not None:
             await wait_until(closing, None)  # bounded by itself
 
+    def _give_up(self) -> None:
+        """The time for `aclose` is over: what it began is cut short."""
+        self._server._give_up()
+
     def _refresh_soon(self) -> None:
         """Fetch the tools again; those of now stay until the new ones are there."""
         self._stale = True

@@ -316,7 +316,7 @@ def toolset_step(toolset: Toolset) -> Step:
     """Close a toolset. Cancelling one that ends in time by itself would leave behind what it ends."""
     name = f"toolset {toolset.id}"
     if toolset._ends_by_itself:
-        return Step(name, lambda _: toolset.aclose(), keeps_budget=True)
+        return Step(name, lambda _: toolset.aclose(), keeps_budget=True, if_not=toolset._give_up)
     return Step(name, toolset.aclose)
 
 
