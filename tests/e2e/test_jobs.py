@@ -225,6 +225,26 @@ async def test_twenty_jobs_at_once(server: LiveKitServer, tmp_path: Path) -> Non
         assert await worker.screen.exits() == 0
 
 
+async def test_connect_joins_one_room_without_a_dispatch(
+    server: LiveKitServer, tmp_path: Path
+) -> None:
+    env = {
+        "LIVEKIT_URL": server.url,
+        "LIVEKIT_API_KEY": server.key,
+        "LIVEKIT_API_SECRET": server.secret,
+        "E2E_OUT": str(tmp_path),
+    }
+    options = ("connect", "--room", "lobby", "--participant-identity", "ann")
+    async with terminal(AGENT, *options, env=env) as screen:
+        worker = Worker(server, screen, "", tmp_path)
+        await worker.trace("lobby", "talking")
+        assert await server.identities("lobby") == {"ann"}
+        screen.interrupt()
+        assert await screen.exits() == 0
+        await eventually(lambda: _only(server, "lobby", set()), "the agent to be gone")
+        assert worker.traces("lobby", "ended")[0]["reason"] == "parent process shutdown"
+
+
 @pytest.mark.timeout(900)
 async def test_two_hundred_jobs_in_a_row_leave_the_worker_as_it_was(
     server: LiveKitServer, tmp_path: Path

@@ -91,6 +91,13 @@ async def test_an_unreachable_server_is_named_while_it_is_tried_again(env: dict[
         assert await screen.exits() == 0
 
 
+async def test_a_room_that_can_t_be_joined_is_told(env: dict[str, str]) -> None:
+    options = ("connect", "--room", "room", "--url", "ws://127.0.0.1:9")
+    async with terminal(AGENT, *options, env=env) as screen:
+        assert await screen.exits() == 1
+        assert "the room can't be joined" in screen.text and "Traceback" not in screen.text
+
+
 async def test_start_prints_json_and_ends_on_sigterm_when_its_jobs_have(
     env: dict[str, str], out: Path
 ) -> None:

@@ -17,7 +17,7 @@ from .reconnect import ReconnectPolicy
 if TYPE_CHECKING:
     from livekit.protocol import agent
 
-__all__ = ["ConnectionRejectedError", "WorkerConnection"]
+__all__ = ["ConnectionFailedError", "ConnectionRejectedError", "WorkerConnection"]
 
 _REGISTER_TIMEOUT = 10.0
 """Seconds the server may take to register the worker."""
@@ -33,6 +33,10 @@ _CLOSE_TIMEOUT = 2.0
 
 class ConnectionRejectedError(RuntimeError):
     """The server refuses this worker, and would refuse it again."""
+
+
+class ConnectionFailedError(RuntimeError):
+    """The server could not be reached, or kept, after many attempts."""
 
 
 class WorkerConnection:
@@ -105,7 +109,8 @@ class WorkerConnection:
         """Stay connected.
 
         Raises:
-            RuntimeError: All attempts failed, or the server refuses the worker.
+            ConnectionFailedError: All attempts failed.
+            ConnectionRejectedError: The server refuses the worker.
         """
         while not self._closing:
             try:
@@ -143,7 +148,7 @@ class WorkerConnection:
         delay = self._policy.failed(time.monotonic())
         if delay is None:
             self.failed = True
-            raise RuntimeError(
+            raise ConnectionFailedError(
                 f"failed to connect to livekit after {self._policy.failures} attempts: "
                 f"{_describe(error)} (url: {self._url})"
             ) from error

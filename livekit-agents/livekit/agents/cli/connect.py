@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import aiohttp
+from livekit.api import TwirpError
+
 from ..log import logger
 from ..utils.misc import shortuuid
 from ..worker import AgentServer
+from .errors import CLIError
 from .proto import CliArgs
 from .serve import run_worker
 
@@ -21,7 +25,10 @@ def run_connect(server: AgentServer, args: CliArgs, *, room: str, identity: str 
         started = asyncio.Event()
         server.once("worker_started", started.set)
         await started.wait()
-        info = await _find_room(server, room)
+        try:
+            info = await _find_room(server, room)
+        except (TwirpError, aiohttp.ClientError, OSError) as error:
+            raise CLIError(f"the room can't be joined: {error} (url: {server._ws_url})") from error
         await server.simulate_job(
             room, agent_identity=identity or shortuuid("agent-"), room_info=info
         )

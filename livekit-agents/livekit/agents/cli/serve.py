@@ -11,12 +11,13 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from .._worker.connection import ConnectionRejectedError
+from .._worker.connection import ConnectionFailedError, ConnectionRejectedError
 from ..ipc.child_loop import run_loop
 from ..ipc.supervision import JobEndBudgets
 from ..log import logger
 from ..utils.aio import TaskScope
 from ..worker import AgentServer
+from .errors import CLIError
 from .proto import CliArgs
 from .signals import ExitSignals, _LoopBlocked
 
@@ -30,6 +31,9 @@ _THREAD_END = 0.25
 
 _ATEXIT = 5.0
 """Seconds for functions registered with `atexit`."""
+
+_EXPLAINED = (ValueError, CLIError, ConnectionFailedError, ConnectionRejectedError)
+"""Errors whose text says all that the user needs."""
 
 Beside = Callable[[AgentServer], Coroutine[Any, Any, None]]
 
@@ -69,10 +73,13 @@ class _WorkerRun:
             )
             ends.append(serving)
             if self._beside is not None:
-                ends.append(self._scope.spawn(self._beside(self._server), name="beside"))
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if serving.done() and not serving.cancelled() and serving.exception() is not None:
-                self._tell(serving.exception())
+                ends.append(
+                    self._scope.spawn(self._beside(self._server), name="beside", log_errors=False)
+                )
+            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                if not task.cancelled() and task.exception() is not None:
+                    self._tell(task.exception())
             await self._end()
 
     async def _end(self) -> None:
@@ -97,14 +104,10 @@ class _WorkerRun:
 
     def _tell(self, error: BaseException | None) -> None:
         self.failed = True
-        if isinstance(error, (ValueError, ConnectionRejectedError)) or _is_connection(error):
+        if isinstance(error, _EXPLAINED):
             logger.error("worker failed: %s", error)
         else:
             logger.error("worker failed", exc_info=error)
-
-
-def _is_connection(error: BaseException | None) -> bool:
-    return isinstance(error, RuntimeError) and "failed to connect to livekit" in str(error)
 
 
 class _CloseWatch:
