@@ -78,11 +78,15 @@ class Tree:
         states = {file: is_patched(file, source) for file, source in sources.items()}
         if all(states.values()):
             if self._read(MODULE) != _module():
-                raise UnknownShapeError(MODULE, "it is missing or of another version")
+                raise UnknownShapeError(
+                    MODULE, "it is missing or of another version; --revert first, then patch anew"
+                )
             return True
-        if any(states.values()) or (self.package / MODULE).exists():
-            there = [MODULE] if not any(states.values()) else [f for f, s in states.items() if s]
-            raise UnknownShapeError(there[0], "the change is only partly there")
+        if any(states.values()):
+            there = next(file for file, state in states.items() if state)
+            raise UnknownShapeError(there, "the change is only partly there")
+        if self._read(MODULE) not in (None, _module()):
+            raise UnknownShapeError(MODULE, "the package has a module of this name already")
         for file, source in sources.items():
             patch(file, source)
         return False
@@ -119,8 +123,7 @@ class Tree:
         change = self.change()
         if not change:
             return False
-        before = {file: data for file in change if (data := self._read(file)) is not None}
-        self._keep(before, change)
+        self._keep(self._sources(), change)
         self._write(change)
         return True
 
@@ -131,23 +134,26 @@ class Tree:
             UnknownShapeError: A file was changed since, or what was there has not been kept.
         """
         record = self._kept / "files.json"
-        if not record.is_file():
-            if not self.is_patched():
+        digests: dict[str, str] = json.loads(record.read_text()) if record.is_file() else {}
+        changed = [file for file, digest in digests.items() if _digest(self._read(file)) != digest]
+        if changed or not digests:
+            if not self.is_patched():  # reinstalled meanwhile, perhaps: then only we are left
+                self._forget()
                 return False
+            if changed:
+                raise UnknownShapeError(changed[0], "it was changed since it was patched")
             raise UnknownShapeError(
                 str(self._kept), "not there: take the change out the way it was put in"
             )
-        digests: dict[str, str] = json.loads(record.read_text())
-        for file, digest in digests.items():
-            if _digest(self._read(file)) != digest:
-                raise UnknownShapeError(file, "it was changed since it was patched")
-        before = {file: (self._kept / file).read_bytes() for file in FILES}
-        self._write(before)
-        (self.package / MODULE).unlink()
+        self._write({file: (self._kept / file).read_bytes() for file in FILES})
+        self._forget()
+        return True
+
+    def _forget(self) -> None:
+        (self.package / MODULE).unlink(missing_ok=True)
         for compiled in (self.package / "__pycache__").glob(f"{Path(MODULE).stem}.*.pyc"):
             compiled.unlink()
-        shutil.rmtree(self._kept)
-        return True
+        shutil.rmtree(self._kept, ignore_errors=True)
 
     def _sources(self) -> dict[str, bytes]:
         sources: dict[str, bytes] = {}

@@ -155,6 +155,39 @@ def test_a_change_that_came_in_another_way_has_to_go_that_way(package: Path) -> 
         Tree(package).revert()
 
 
+def test_a_package_that_was_installed_anew_can_be_patched_anew(package: Path) -> None:
+    before = snapshot(package)
+    Tree(package).apply()
+    once = snapshot(package)
+    for name in FILES:  # an installer replaces what it knows, and leaves the rest
+        (package / name).write_bytes(before[name])
+    assert not Tree(package).is_patched()
+    assert Tree(package).apply()
+    assert snapshot(package) == once
+    for name in FILES:
+        (package / name).write_bytes(before[name])
+    assert not Tree(package).revert()
+    assert snapshot(package) == before
+
+
+def test_an_older_module_can_be_taken_out(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = snapshot(package)
+    with monkeypatch.context() as older:
+        older.setattr("port._module", lambda: b"# an older one")
+        Tree(package).apply()
+    with pytest.raises(UnknownShapeError, match="--revert first"):
+        Tree(package).apply()
+    assert Tree(package).revert()
+    assert snapshot(package) == before
+
+
+def test_a_module_of_that_name_is_not_overwritten(package: Path) -> None:
+    (package / MODULE).write_text("# theirs")
+    with pytest.raises(UnknownShapeError, match="a module of this name"):
+        Tree(package).apply()
+    assert (package / MODULE).read_text() == "# theirs"
+
+
 def test_the_printed_patch_does_the_same(package: Path, tmp_path: Path) -> None:
     checkout = tmp_path / "checkout" / "livekit-agents" / "livekit" / "agents"
     checkout.parent.mkdir(parents=True)
