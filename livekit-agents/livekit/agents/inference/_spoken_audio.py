@@ -9,14 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 
 CHUNK_DURATION = 0.05
-"""Seconds of audio that are judged at once, and sent at once."""
+"""Seconds of audio that are sent at once."""
+
+JUDGED_DURATION = 0.2
+"""Seconds of sent audio that are judged at once."""
 
 _WAKE_LEVEL = 100.0
 _LOUD_LEVEL = 400.0
 _SPEECH_LEVEL = 100.0
 _ABOVE_FLOOR = 2.5
 _FLOOR = 40.0
-_FLOOR_GROWTH = 1.02
+_FLOOR_GROWTH = 0.4  # of itself per second
 
 _SAME_UTTERANCE = 0.5
 _ALIGNMENT_SLACK = 0.3
@@ -49,22 +52,27 @@ class SpeechGate:
 
     def __init__(self) -> None:
         self._floor = _FLOOR
-        self.steady_chunks = 0
-        """How many chunks ago it was last as quiet as the room."""
+        self.steady = 0.0
+        """For how many seconds it has not been as quiet as the room."""
         self.got_used = False
-        """The chunk judged last is loud, but no louder than everything since then: noise."""
+        """The audio judged last is loud, but no louder than everything since then: noise."""
 
-    def hears(self, level: float) -> bool:
-        """Judge the next chunk of 50 ms by its loudness."""
+    def hears(self, level: float, seconds: float) -> bool:
+        """Judge a piece of audio by its loudness.
+
+        Args:
+            level: Its loudness.
+            seconds: Its length, a fraction of a second.
+        """
         loud = level >= _SPEECH_LEVEL
         speech = loud and level >= self._floor * _ABOVE_FLOOR
         self.got_used = loud and not speech
-        grown = self._floor * _FLOOR_GROWTH
+        grown = self._floor * (1.0 + _FLOOR_GROWTH * seconds)
         if level > grown:
-            self.steady_chunks += 1
+            self.steady += seconds
             self._floor = grown
         else:
-            self.steady_chunks = 0 if speech or not loud else self.steady_chunks + 1
+            self.steady = 0.0 if speech or not loud else self.steady + seconds
             self._floor = max(level, _FLOOR)
         return speech
 

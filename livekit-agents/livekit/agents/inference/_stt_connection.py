@@ -32,7 +32,7 @@ from ._protocol.stt import (
 )
 from ._protocol.wire import ProtocolError, ServerError, UnknownMessage
 from ._socket import Closed, GatewaySocket
-from ._spoken_audio import CHUNK_DURATION, loudness
+from ._spoken_audio import CHUNK_DURATION, JUDGED_DURATION, loudness
 from ._stt_session import SttSession
 
 if TYPE_CHECKING:
@@ -95,7 +95,10 @@ class SttConnection:
         self._vad = vad
         self._chunk_bytes = int(sample_rate * CHUNK_DURATION) * 2
         self._byte_rate = sample_rate * 2
+        self._judged_bytes = int(sample_rate * JUDGED_DURATION) * 2
         self._buffer = bytearray()
+        self._unjudged = bytearray()
+        self._unjudged_replayed = False
         self._loop = asyncio.get_running_loop()
         self._over: asyncio.Future[Outcome] = self._loop.create_future()
         self._timer: asyncio.TimerHandle | None = None
@@ -237,12 +240,25 @@ class SttConnection:
 
     async def _send_chunk(self, pcm: bytes | bytearray, replayed: bool) -> None:
         await self._socket.send(encode_audio(pcm))
+        if replayed is not self._unjudged_replayed:
+            self._judge()
+            self._unjudged_replayed = replayed
+        self._unjudged += pcm
+        if len(self._unjudged) >= self._judged_bytes:
+            self._judge()
+
+    def _judge(self) -> None:
+        """Account for what was sent since the last time. Done for a few chunks at once: it costs
+        more than sending one."""
+        if not self._unjudged:
+            return
         self._session.sent(
-            len(pcm) / self._byte_rate,
-            loudness(pcm),
+            len(self._unjudged) / self._byte_rate,
+            loudness(self._unjudged),
             now=self._loop.time(),
-            replayed=replayed,
+            replayed=self._unjudged_replayed,
         )
+        self._unjudged.clear()
         pending = self._session.speech_pending
         if pending is not self._speech_noted:
             self._speech_noted = pending
@@ -252,6 +268,7 @@ class SttConnection:
 
     async def _end_input(self) -> None:
         await self._send_rest()
+        self._judge()
         if self._vad is not None:
             try:
                 self._vad.end_input()
@@ -266,6 +283,7 @@ class SttConnection:
     async def _watch_vad(self, vad: VADStream) -> None:
         async for event in vad:
             if event.type is VADEventType.END_OF_SPEECH and not self._socket.closed:
+                self._judge()
                 self._session.finalizing()
                 try:
                     await self._socket.send(encode_client(SessionFinalize()))
@@ -292,6 +310,7 @@ class SttConnection:
                 self._on_message(message)
 
     def _on_message(self, message: Any) -> None:
+        self._judge()  # what is said now is said about everything sent
         now = self._loop.time()
         if isinstance(message, ServerError):
             self._on_server_error(message, now)
@@ -305,6 +324,7 @@ class SttConnection:
 
     def _on_closed(self, closed: Closed, *, early: bool = False) -> None:
         """The server has ended the connection, or the session before that."""
+        self._judge()
         state = self._session.state(now=self._loop.time())
         # an announced end is an orderly one
         failure = classify_end(1000 if early else closed.code, closed.reason, state)

@@ -16,7 +16,7 @@ from ._protocol.stt import (
     TranscriptKind,
     Word,
 )
-from ._spoken_audio import CHUNK_DURATION, SpeechGate, SpokenAudio
+from ._spoken_audio import SpeechGate, SpokenAudio
 
 FINALIZATION_TIMEOUT = 30.0
 """Seconds to wait for transcripts after the end of the input."""
@@ -83,20 +83,20 @@ class SttSession:
         self._last_final_text = ""
 
     def sent(self, seconds: float, level: float, *, now: float, replayed: bool = False) -> None:
-        """A chunk of audio went out.
+        """Audio went out.
 
         Args:
-            seconds: Its length.
+            seconds: Its length, a fraction of a second.
             level: Its loudness.
             now: The moment.
             replayed: It had been sent on an earlier connection.
         """
-        if self._gate.hears(level):
+        if self._gate.hears(level, seconds):
             if not self._spoken.pending:
                 self._speech_at = now
             self._spoken.add(self._sent, seconds)
         elif self._gate.got_used:
-            self._spoken.dismiss(self._sent - (self._gate.steady_chunks + 1) * CHUNK_DURATION)
+            self._spoken.dismiss(self._sent - self._gate.steady - seconds)
         self._sent += seconds
         self._since_final += seconds
         if not replayed:
