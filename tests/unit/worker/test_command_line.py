@@ -13,6 +13,8 @@ from fakes import agent_program
 from fakes.livekit_server import API_KEY, API_SECRET, FakeLiveKitServer
 from fakes.terminal import terminal
 from fakes.worker import alive
+from livekit.agents import cli
+from livekit.agents.cli.console import AgentsConsole
 
 pytestmark = pytest.mark.real_time
 
@@ -57,19 +59,58 @@ async def test_without_a_command_it_shows_what_there_is(env: dict[str, str]) -> 
             assert command in screen.text
 
 
+def run_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[object, str]:
+    """Run a command that is refused, in this process. Returns its status and what it prints."""
+    monkeypatch.setattr("sys.argv", ["my_agent.py", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.run_app(agent_program.server)
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err
+    return end.value.code, printed.err
+
+
 @pytest.mark.parametrize("command", ["start", "dev"])
-async def test_missing_credentials_are_named(command: str, env: dict[str, str]) -> None:
-    async with terminal(AGENT, command, env={"LIVEKIT_API_KEY": "key"}) as screen:
-        assert await screen.exits() == 1
-        assert "LIVEKIT_URL" in screen.text and "LIVEKIT_API_SECRET" in screen.text
-        assert "LIVEKIT_API_KEY" not in screen.text
-        assert "Traceback" not in screen.text
+def test_missing_credentials_are_named(
+    command: str,
+    env: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("LIVEKIT_API_KEY", "key")
+    status, printed = run_here(monkeypatch, capsys, command)
+    assert status == 1
+    assert "LIVEKIT_URL" in printed and "LIVEKIT_API_SECRET" in printed
+    assert "LIVEKIT_API_KEY" not in printed
 
 
-async def test_a_url_that_is_none_is_refused(env: dict[str, str]) -> None:
-    async with terminal(AGENT, "start", "--url", "my-project", env=env) as screen:
-        assert await screen.exits() == 1
-        assert "'my-project' is not the URL of a LiveKit server" in screen.text
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("start", "--url", "my-project"), "'my-project' is not the URL of a LiveKit server"),
+        (("connect",), "Missing option '--room'"),
+        (("start", "--log-level", "loud"), "'loud' is not one of"),
+        (("console", "--input", "/nowhere.wav"), "/nowhere.wav does not exist"),
+        (("console", "--output", "reply.wav"), "--output needs --input"),
+        (("console", "--text", "--input", "x.wav"), "exclude each other"),
+        (("fly",), "No such command 'fly'"),
+    ],
+)
+def test_what_can_t_be_done_is_refused_in_words(
+    arguments: tuple[str, ...],
+    problem: str,
+    env: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LIVEKIT_DEV_MODE", "")
+    monkeypatch.setattr("livekit.agents.cli.log.setup_logging", lambda *_, **__: None)
+    monkeypatch.setattr(AgentsConsole, "_instance", None)
+    status, printed = run_here(monkeypatch, capsys, *arguments)
+    assert status != 0 and problem in printed
 
 
 async def test_wrong_credentials_end_the_worker_at_once(env: dict[str, str]) -> None:
@@ -228,15 +269,3 @@ async def test_the_console_fails_with_its_job(env: dict[str, str], out: Path) ->
     async with terminal(AGENT, "console", "--text", env=env) as screen:
         assert await screen.exits() == 1
         assert "KeyError" in screen.text
-
-
-async def test_files_that_can_t_be_used_are_named(env: dict[str, str], tmp_path: Path) -> None:
-    for options, problem in (
-        (("--input", "/nowhere.wav"), "/nowhere.wav does not exist"),
-        (("--output", "reply.wav"), "--output needs --input"),
-        (("--text", "--input", "x.wav"), "exclude each other"),
-    ):
-        async with terminal(AGENT, "console", *options, env=env, cwd=tmp_path) as screen:
-            assert await screen.exits() != 0
-            assert problem in screen.text
-            assert "Traceback" not in screen.text
