@@ -190,3 +190,10 @@ def create_api_error_from_http(
         else f"{reason} ({status})"
     )
     return APIStatusError(text, status_code=status, request_id=request_id, body=body)
+
+
+class _ClosedDuringStart(RuntimeError):
+    """Somebody closed the session while it started: whoever started it gets no session.
+
+    To a job it is no failure: the caller hung up before they were answered.
+    """

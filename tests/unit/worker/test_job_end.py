@@ -24,7 +24,7 @@ from livekit.agents.job import (
     JobProcess,
     RunningJobInfo,
 )
-from livekit.agents.llm import FunctionToolCall, function_tool
+from livekit.agents.llm import FunctionToolCall, Toolset, function_tool
 from livekit.agents.utils import http_context
 
 Entrypoint = Callable[[JobContext], Awaitable[Any]]
@@ -188,6 +188,24 @@ async def test_a_crash_ends_the_job_and_is_told() -> None:
     ending = Ending(entrypoint)
     await ending.run(None)
     assert called == ["job crashed"] and ending.errors == ["ValueError: a bug"]
+
+
+async def test_a_session_that_is_closed_while_it_starts_makes_the_job_no_failure() -> None:
+    class Slow(Toolset):
+        async def setup(self) -> Slow:
+            await forever()
+            return self
+
+    async def entrypoint(ctx: JobContext) -> None:
+        await recorder(called)(ctx)
+        session: AgentSession[None] = AgentSession(llm=FakeLLM(), vad=None)
+        asyncio.get_running_loop().call_later(0.5, session.shutdown)
+        await session.start(agent=Agent(instructions="", tools=[Slow(id="slow")]))
+
+    called: list[str] = []
+    ending = Ending(entrypoint)
+    await ending.run(None)
+    assert called == ["session closed"] and ending.errors == []
 
 
 async def _callback_ran_after(

@@ -9,6 +9,7 @@ from contextvars import Token
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .._exceptions import _ClosedDuringStart
 from ..log import logger
 from ..utils.aio import TaskScope
 from .job_end import EndCause, JobEnd
@@ -178,6 +179,13 @@ class JobRun:
         error = task.exception()
         if error is None:
             span.add_event("entrypoint_returned")
+            return
+        if isinstance(error, _ClosedDuringStart):
+            span.add_event(
+                "entrypoint_ended", {"reason": "the session was closed during its start"}
+            )
+            logger.info("the session was closed while it started: the job ends")
+            self.end(EndCause("session closed"))
             return
         logger.error("unhandled exception while running the job task", exc_info=error)
         self._failed(f"{type(error).__name__}: {error}")

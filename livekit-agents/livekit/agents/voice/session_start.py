@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .._exceptions import _ClosedDuringStart
 from ..log import logger
 from ..types import NotGivenOr
 from ..utils import is_given
@@ -78,7 +79,7 @@ async def start(session: AgentSession[Any], request: StartRequest) -> RunResult[
         raise
     if task.cancelled() or not task.done():  # a close has ended it, or given it up
         await wait_for_former_close(session)
-        raise RuntimeError("session closed")
+        raise _ClosedDuringStart("session closed")
     error = task.exception()
     if error is not None:
         await _clean_up(session, error)
