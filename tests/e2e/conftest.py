@@ -9,16 +9,27 @@ from pathlib import Path
 import pytest
 
 if "LIVEKIT_SERVER" in os.environ:
+    from e2e.harness import leaks
     from e2e.harness.server import LiveKitServer
     from e2e.harness.speech import Speech
 
+    @pytest.fixture(scope="session", autouse=True)
+    def nothing_left_behind() -> Iterator[None]:
+        """Fail the run if a process or a socket of it is left at its end."""
+        leaks.mark_this_run()
+        yield
+        leaks.expect_nothing()
+
     @pytest.fixture(scope="session")
-    def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveKitServer]:
-        """A LiveKit server on this machine, for the whole run."""
+    def server(
+        tmp_path_factory: pytest.TempPathFactory, nothing_left_behind: None
+    ) -> Iterator[LiveKitServer]:
+        """A LiveKit server on this machine, for the whole run, with nobody in it at the end."""
         with LiveKitServer(
             Path(os.environ["LIVEKIT_SERVER"]), tmp_path_factory.mktemp("livekit-server")
         ) as running:
             yield running
+            leaks.expect_empty_rooms(running)
 
     @pytest.fixture(scope="session")
     def speech(tmp_path_factory: pytest.TempPathFactory) -> Speech:

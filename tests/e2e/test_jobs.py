@@ -3,111 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import statistics
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from livekit import api
 
-from e2e.harness import agent
 from e2e.harness.caller import Caller
+from e2e.harness.jobs import PROGRAM, Worker, eventually, until, working
 from e2e.harness.server import LiveKitServer
-from fakes.terminal import Terminal, terminal
+from fakes.terminal import terminal
 from fakes.worker import alive
 
 pytestmark = [pytest.mark.real_time, pytest.mark.timeout(180)]
-
-AGENT = Path(agent.__file__)
-
-
-class Worker:
-    """A worker on a terminal, and what its jobs leave behind."""
-
-    def __init__(self, server: LiveKitServer, screen: Terminal, name: str, out: Path) -> None:
-        self._server = server
-        self.screen = screen
-        self.name = name
-        self.out = out
-
-    async def dispatch(self, room: str, plan: str = "") -> None:
-        """Have a job run."""
-        async with self._server.api() as client:
-            await client.agent_dispatch.create_dispatch(
-                api.CreateAgentDispatchRequest(agent_name=self.name, room=room, metadata=plan)
-            )
-
-    def endings(self, room: str) -> list[str]:
-        """How the server saw the jobs of a room end: a status each."""
-        jobs = {trace["job"] for trace in self.traces(room, "started")}
-        lines = [line for line in self._server.log.splitlines() if "\tjob ended\t" in line]
-        facts = [json.loads(line[line.index("{") :]) for line in lines]
-        return [fact["status"] for fact in facts if fact["jobID"] in jobs]
-
-    def traces(self, room: str, event: str = "") -> list[dict[str, Any]]:
-        """What the jobs of a room left behind."""
-        path = self.out / f"{room}.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        told = [json.loads(line) for line in lines]
-        return [trace for trace in told if event in ("", trace["event"])]
-
-    async def trace(self, room: str, event: str, timeout: float = 30.0) -> dict[str, Any]:
-        """Wait for a trace."""
-        try:
-            await until(lambda: self.traces(room, event), f"{event} in {room}", timeout)
-        except AssertionError as error:
-            screen = "\n".join(self.screen.text.splitlines()[-30:])
-            raise AssertionError(f"{error}; the worker's last words:\n{screen}") from None
-        return self.traces(room, event)[-1]
-
-
-async def until(condition: Callable[[], Any], what: str, timeout: float = 20.0) -> None:
-    """Wait until something outside of this process is so."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {timeout} s for {what}")
-        await asyncio.sleep(0.05)
-
-
-async def eventually(condition: Callable[[], Any], what: str, timeout: float = 20.0) -> Any:
-    """The same for a condition that has to be awaited. Returns what it gave."""
-    deadline = time.monotonic() + timeout
-    while not (value := await condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {timeout} s for {what}")
-        await asyncio.sleep(0.1)
-    return value
-
-
-@asynccontextmanager
-async def working(
-    server: LiveKitServer,
-    out: Path,
-    *options: str,
-    name: str,
-    command: str = "start",
-    idle: int = 1,
-) -> AsyncIterator[Worker]:
-    """Run a worker for the time of a block."""
-    env = {
-        "LIVEKIT_URL": server.url,
-        "LIVEKIT_API_KEY": server.key,
-        "LIVEKIT_API_SECRET": server.secret,
-        "E2E_OUT": str(out),
-        "E2E_AGENT": name,
-        "E2E_IDLE": str(idle),
-    }
-    async with terminal(AGENT, command, *options, env=env) as screen:
-        await screen.shows("registered worker", 40.0)
-        yield Worker(server, screen, name, out)
 
 
 async def test_a_job_that_ended_normally_is_a_success_and_stays_one(
@@ -235,7 +147,7 @@ async def test_connect_joins_one_room_without_a_dispatch(
         "E2E_OUT": str(tmp_path),
     }
     options = ("connect", "--room", "lobby", "--participant-identity", "ann")
-    async with terminal(AGENT, *options, env=env) as screen:
+    async with terminal(PROGRAM, *options, env=env) as screen:
         worker = Worker(server, screen, "", tmp_path)
         await worker.trace("lobby", "talking")
         assert await server.identities("lobby") == {"ann"}

@@ -1,20 +1,18 @@
 """An agent's file, as users write it. Its jobs leave traces in a folder, for the tests to read.
 
-What a job does is said by the metadata of its dispatch, see `PLANS`.
+What a job does is said by the metadata of its dispatch: it is "brief", or "wedged", or stays.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from e2e.harness.traces import leave
 from fakes.llm import FakeLLM
 from livekit.agents import Agent, AgentServer, AgentSession, JobContext, cli, inference
 from livekit.agents.llm import FunctionToolCall, function_tool
@@ -26,13 +24,6 @@ server = AgentServer(
     num_idle_processes=int(os.environ.get("E2E_IDLE", "1")),
     shutdown_process_timeout=3.0,
 )
-
-
-def leave(ctx: JobContext, **facts: Any) -> None:
-    """Add a line to what the job leaves behind."""
-    path = Path(os.environ["E2E_OUT"]) / f"{ctx.job.room.name}.jsonl"
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"at": time.time(), "pid": os.getpid(), **facts}) + "\n")
 
 
 class Wedged(Agent):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ from typing import Any
 RATE = 24000
 """Of what the caller hears and says, in Hz."""
 
-PATIENCE = 20.0
+PATIENCE = 40.0
 """Seconds to wait for something the caller should tell; it speaks and hears in real time."""
 
 
@@ -31,19 +32,27 @@ class Caller:
     Args:
         url: The server.
         token: Who the caller is, and which room is called.
-        recording: WAV file for what the caller hears, written when they leave in order.
+        recording: WAV file for what the caller hears, written when they leave in order. Beside it
+            is what their client logs.
         said_before: WAV file of what the caller said before the agent had joined, which the client
             kept for it.
     """
 
     def __init__(
-        self, url: str, token: str, recording: Path, *, said_before: Path | None = None
+        self,
+        url: str,
+        token: str,
+        recording: Path,
+        *,
+        said_before: Path | None = None,
     ) -> None:
         before = [] if said_before is None else ["--said-before", str(said_before)]
+        self._log = recording.with_suffix(".log").open("wb")
         self._process = subprocess.Popen(
             [sys.executable, __file__, url, token, str(recording), *before],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self._log,
             text=True,
         )
         self.recording = recording
@@ -87,6 +96,10 @@ class Caller:
         """Vanish: the process is killed and says nothing to anybody."""
         self._process.kill()
 
+    def freeze(self) -> None:
+        """Fall silent, as on a network that is cut: no packet any more, and no connection closed."""
+        self._process.send_signal(signal.SIGSTOP)
+
     async def until(
         self, event: str, matches: Callable[[dict[str, Any]], bool] = lambda told: True
     ) -> dict[str, Any]:
@@ -112,6 +125,7 @@ class Caller:
         self._process.kill()
         self._process.wait()
         self._reader.join()
+        self._log.close()
 
 
 # -- the other process ----------------------------------------------------------------------------

@@ -17,12 +17,12 @@ STOP_TIMEOUT = 10.0
 
 _CONFIG = """\
 port: {http}
-bind_addresses: ["127.0.0.1"]
+bind_addresses: ["{address}"]
 rtc:
   tcp_port: {tcp}
   udp_port: {udp}
   use_external_ip: false
-  node_ip: 127.0.0.1
+  node_ip: {address}
   enable_loopback_candidate: true
 room:
   empty_timeout: 60
@@ -41,14 +41,26 @@ class LiveKitServer:
         binary: The server's executable.
         folder: For its configuration and its log.
         departure_timeout: Seconds after which a room without users is closed.
+        address: Where it listens: an address of this machine.
+        redis: Address of a Redis that it shares with other nodes.
     """
 
     key = "devkey"
     secret = "a secret that only tests know, long enough for HS256"
 
-    def __init__(self, binary: Path, folder: Path, *, departure_timeout: int = 20) -> None:
+    def __init__(
+        self,
+        binary: Path,
+        folder: Path,
+        *,
+        departure_timeout: int = 20,
+        address: str = "127.0.0.1",
+        redis: str = "",
+    ) -> None:
         self._binary = binary
         self._folder = folder
+        self._address = address
+        self._redis = redis
         self._departure_timeout = departure_timeout
         self._ports = free_ports(3)
         self._process: subprocess.Popen[bytes] | None = None
@@ -56,7 +68,7 @@ class LiveKitServer:
     @property
     def url(self) -> str:
         """Where clients connect."""
-        return f"ws://127.0.0.1:{self._ports[0]}"
+        return f"ws://{self._address}:{self._ports[0]}"
 
     @property
     def log(self) -> str:
@@ -75,7 +87,9 @@ class LiveKitServer:
                 key=self.key,
                 secret=self.secret,
                 departure_timeout=self._departure_timeout,
+                address=self._address,
             )
+            + (f"redis:\n  address: {self._redis}\n" if self._redis else "")
         )
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -84,7 +98,7 @@ class LiveKitServer:
         deadline = time.monotonic() + START_TIMEOUT
         while True:
             try:
-                socket.create_connection(("127.0.0.1", http), timeout=1.0).close()
+                socket.create_connection((self._address, http), timeout=1.0).close()
                 return
             except OSError:
                 if self._process.poll() is not None or time.monotonic() > deadline:
@@ -103,6 +117,12 @@ class LiveKitServer:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+    def crash(self) -> None:
+        """End the server at once: it says goodbye to nobody."""
+        assert self._process is not None
+        self._process.kill()
+        self.stop()
 
     def token(self, room: str, identity: str, *, agent: bool = False, **attributes: str) -> str:
         """What a participant needs to join a room."""
