@@ -1,6 +1,6 @@
 """A language model made of rules: honest, predictable, offline. Replace it by any `llm.LLM`.
 
-It looks at the last thing said: a user message is answered by the first rule whose words it
+It looks at the last thing that happened: a user message is answered by the first rule whose words it
 contains, a tool result is spoken as the rule of that tool says. Nothing is learned or guessed.
 """
 
@@ -89,7 +89,12 @@ class RulesLLM(llm.LLM[str]):
         self, chat_ctx: ChatContext, *, may_call: bool
     ) -> tuple[str, llm.FunctionToolCall | None]:
         last = next(
-            (i for i in reversed(chat_ctx.items) if i.type in ("message", "function_call_output")),
+            (
+                item
+                for item in reversed(chat_ctx.items)
+                if item.type == "function_call_output"
+                or (item.type == "message" and item.role == "user")
+            ),
             None,
         )
         if isinstance(last, llm.FunctionCallOutput):
