@@ -91,8 +91,15 @@ class Release:
             recording = beside.submit(self._record)
             outcome.failed_after, outcome.after = self._test("after")
             talk_after = recording.result()
-        self._compare(talk, talk_after)
+        talks, talks_after = [talk], [talk_after]
+        if (
+            talk != talk_after
+        ):  # a busy machine reorders what happens at one moment: once more, alone
+            talks_after.append(self._record())
         tree.revert()
+        if talk != talk_after:
+            talks.append(self._record())
+        self._compare(talks, talks_after)
         if _digests(tree.package) != original:
             outcome.complaints.append("the package is not what it was before")
         self._judge()
@@ -160,13 +167,17 @@ class Release:
         if tree.apply():
             self.outcome.complaints.append("applied twice, it changed something")
 
-    def _compare(self, before: dict[str, list[str]], after: dict[str, list[str]]) -> None:
-        self.outcome.conversations = len(before) - 1
-        self.outcome.events = sum(map(len, before.values()))
-        for name, lines in before.items():
-            if lines != after.get(name):
+    def _compare(
+        self, before: list[dict[str, list[str]]], after: list[dict[str, list[str]]]
+    ) -> None:
+        """A conversation is the same if one recording from before equals one from after."""
+        self.outcome.conversations = len(before[0]) - 1
+        self.outcome.events = sum(map(len, before[0].values()))
+        for name in before[0]:
+            lines, lines_after = [r[name] for r in before], [r.get(name) for r in after]
+            if not any(each in lines_after for each in lines):
                 self.outcome.complaints.append(f"the conversation `{name}` came out different")
-                both = json.dumps({"before": lines, "after": after.get(name)}, indent=1)
+                both = json.dumps({"before": lines, "after": lines_after}, indent=1)
                 (self._folder / f"different-{name}.json").write_text(both)
 
     def _judge(self) -> None:
