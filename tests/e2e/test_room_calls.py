@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from livekit import rtc
 
 from e2e.harness.call import calling
 from e2e.harness.server import LiveKitServer
@@ -33,4 +34,26 @@ async def test_the_caller_is_heard_and_hears_the_answer(
         closed = await call.closed(within=3.0)
     assert overlap(llm.requests[-1].user_text, QUESTION) >= 0.75
     assert overlap(await speech.words_of(tmp_path / "heard.wav"), ANSWER) >= 0.75
+    assert closed.reason == "participant_disconnected"
+
+
+@pytest.mark.parametrize("direction", ["inbound", "outbound"])
+async def test_a_caller_on_the_phone_hangs_up(
+    direction: str, server: LiveKitServer, tmp_path: Path
+) -> None:
+    phone = {"sip.phoneNumber": "+15550100", "sip.callID": "SCL_1", "sip.callStatus": "active"}
+    if direction == "inbound":
+        phone["sip.ruleID"] = "SDR_1"
+    llm = FakeLLM(default=ANSWER)
+    async with calling(server, tmp_path / "heard.wav", llm=llm, phone=phone) as call:
+        linked = call.session.room_io.linked_participant
+        assert linked is not None and linked.kind == rtc.ParticipantKind.PARTICIPANT_KIND_SIP
+        assert linked.attributes["sip.phoneNumber"] == "+15550100"
+        call.caller.write("hello")
+        await call.agent_is("speaking")
+        # a phone that was called needs no warm-up
+        assert call.session._aec_warmup_active == (direction == "inbound")
+        await call.caller.until("hears")
+        call.caller.leave()
+        closed = await call.closed(within=3.0)
     assert closed.reason == "participant_disconnected"

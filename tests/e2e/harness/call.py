@@ -69,6 +69,7 @@ async def calling(
     agent: Agent | None = None,
     options: RoomOptions | None = None,
     said_before: Path | None = None,
+    phone: dict[str, str] | None = None,
     **session_options: Any,
 ) -> AsyncIterator[Call]:
     """A call that has been answered: both are in the room and hear each other.
@@ -80,6 +81,7 @@ async def calling(
         agent: The agent.
         options: How the session uses the room.
         said_before: What the caller said before they were connected, as a WAV file.
+        phone: The caller is on the phone, with these attributes.
         session_options: Further options of the session.
     """
     name = utils.shortuuid("room_")
@@ -93,7 +95,8 @@ async def calling(
     room = rtc.Room()
     await room.connect(server.url, server.token(name, "agent", agent=True))
     try:
-        token = server.token(name, "caller")
+        kind = "standard" if phone is None else "sip"
+        token = server.token(name, "caller", kind=kind, **(phone or {}))
         with Caller(server.url, token, recording, said_before=said_before) as caller:
             call = Call(name, room, session, caller)
             session.on("close", lambda event: call.closes.append((time.time(), event)))

@@ -8,7 +8,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from livekit import api
 
@@ -124,7 +124,15 @@ class LiveKitServer:
         self._process.kill()
         self.stop()
 
-    def token(self, room: str, identity: str, *, agent: bool = False, **attributes: str) -> str:
+    def token(
+        self,
+        room: str,
+        identity: str,
+        *,
+        agent: bool = False,
+        kind: Literal["standard", "sip"] = "standard",
+        **attributes: str,
+    ) -> str:
         """What a participant needs to join a room."""
         token = (
             api.AccessToken(self.key, self.secret)
@@ -137,9 +145,7 @@ class LiveKitServer:
             )
             .with_attributes(attributes)
         )
-        if agent:
-            token = token.with_kind("agent")
-        return token.to_jwt()
+        return token.with_kind("agent" if agent else kind).to_jwt()
 
     def api(self) -> api.LiveKitAPI:
         """A client for the server's API; needs a running loop."""
