@@ -19,6 +19,9 @@ MARK = "E2E_RUN"
 PATIENCE = 10.0
 """Seconds for the last ones to go."""
 
+LOST = 45.0
+"""The same for people: a server waits for a killed one to resume."""
+
 
 def mark_this_run() -> None:
     """From now on, whatever is started can be told from the rest of the machine."""
@@ -50,12 +53,12 @@ def expect_empty_rooms(server: LiveKitServer) -> None:
                 f"{room.name}: {room.num_participants}" for room in rooms if room.num_participants
             ]
 
-    left = _wait(lambda: asyncio.run(occupied()))
+    left = _wait(lambda: asyncio.run(occupied()), LOST)
     assert not left, "the run has left people in rooms:\n" + "\n".join(left)
 
 
-def _wait(find: Callable[[], list[str]]) -> list[str]:
-    deadline = time.monotonic() + PATIENCE
+def _wait(find: Callable[[], list[str]], patience: float = PATIENCE) -> list[str]:
+    deadline = time.monotonic() + patience
     while (left := find()) and time.monotonic() < deadline:
         time.sleep(0.2)
     return left
