@@ -14,7 +14,12 @@ from hypothesis import given, settings
 
 from fakes import chat
 from fakes.chat import call, context, ids, message, output
-from livekit.agents.llm._provider_format.utils import group_items, model_items
+from livekit.agents.llm._provider_format.utils import (
+    _DEFAULT_INLINE_INSTRUCTIONS_TEMPLATE,
+    convert_mid_conversation_instructions,
+    group_items,
+    model_items,
+)
 from livekit.agents.llm.chat_context import (
     DYNAMIC_INSTRUCTIONS_MESSAGE_ID,
     AgentConfigUpdate,
@@ -301,3 +306,34 @@ def test_handoffs_and_configuration_never_reach_a_model() -> None:
     for fmt in FORMATS:
         assert ctx.to_provider_format(fmt, inject_dummy_user_message=False)[0] == []
     assert len(ids(ctx)) == 2
+
+
+def test_plugins_turn_later_instructions_into_messages() -> None:
+    ctx = ChatContext.empty()
+    ctx.add_message(role="system", content="be brief")
+    ctx.add_message(role="user", content="hello")
+    ctx.add_message(role="system", content="speak French")
+    ctx.add_message(role="developer", content="")
+
+    converted = convert_mid_conversation_instructions(ctx)
+
+    assert [(m.role, m.text_content) for m in converted.messages()] == [
+        ("system", "be brief"),
+        ("user", "hello"),
+        ("user", "<instructions>\nspeak French\n</instructions>"),
+    ]
+    assert [m.role for m in ctx.messages()] == ["system", "user", "system", "developer"]
+    assert converted.items[2].id == ctx.items[2].id
+
+
+def test_plugins_may_bring_their_own_words_for_later_instructions() -> None:
+    ctx = ChatContext.empty()
+    ctx.add_message(role="user", content="hello")
+    ctx.add_message(role="system", content="speak {French}")
+    converted = convert_mid_conversation_instructions(ctx, template="Note: {content}")
+    assert converted.messages()[1].text_content == "Note: speak {French}"
+    for wrapped in (
+        _DEFAULT_INLINE_INSTRUCTIONS_TEMPLATE.format("x"),
+        _DEFAULT_INLINE_INSTRUCTIONS_TEMPLATE.format(instructions="x"),
+    ):
+        assert wrapped == "<instructions>\nx\n</instructions>"

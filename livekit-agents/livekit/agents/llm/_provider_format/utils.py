@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,8 +11,10 @@ from typing import Any, TypeAlias, TypeGuard
 from ...log import logger
 from ..chat_context import (
     DYNAMIC_INSTRUCTIONS_MESSAGE_ID,
+    ChatContext,
     ChatItem,
     ChatMessage,
+    ChatRole,
     FunctionCall,
     FunctionCallOutput,
     ImageContent,
@@ -173,20 +176,70 @@ def split_instructions(
     return preamble, [item for item in inlined if item is not None]
 
 
-def _is_instructions(item: ModelItem) -> TypeGuard[ChatMessage]:
+def _is_instructions(item: ChatItem) -> TypeGuard[ChatMessage]:
     return isinstance(item, ChatMessage) and item.role in ("system", "developer")
 
 
-def _inline(item: ChatMessage) -> ChatMessage | None:
+def _inline(
+    item: ChatMessage, *, role: ChatRole = "user", template: str | None = None
+) -> ChatMessage | None:
     text = item.raw_text_content
     if not text:
         return None
-    return ChatMessage(
-        id=item.id,
-        role="user",
-        content=[to_xml("instructions", text)],
-        created_at=item.created_at,
-    )
+    wrapped = to_xml("instructions", text) if template is None else _filled(template, text)
+    return ChatMessage(id=item.id, role=role, content=[wrapped], created_at=item.created_at)
+
+
+class _InlineTemplate(str):
+    """Wraps a text; takes it by position or under any name, as plugins have named it."""
+
+    def format(self, *args: Any, **kwargs: Any) -> str:
+        return str.format(self, *(args or kwargs.values()))
+
+
+_DEFAULT_INLINE_INSTRUCTIONS_TEMPLATE = _InlineTemplate("<instructions>\n{}\n</instructions>")
+"""How instructions look that are sent as a message of the user. Plugins import it."""
+
+
+def _filled(template: str, text: str) -> str:
+    if isinstance(template, _InlineTemplate):
+        return template.format(text)
+    return re.sub(r"\{\w*\}", lambda _: text, template)
+
+
+def convert_mid_conversation_instructions(
+    chat_ctx: ChatContext,
+    *,
+    role: ChatRole = "user",
+    template: str | None = None,
+    **_: Any,
+) -> ChatContext:
+    """A copy of a context in which only the first message may be instructions.
+
+    For models that refuse later ones, and for plugins of such models. Instructions in the middle
+    become messages of `role` that say what they are; those without text are left out. Dynamic
+    instructions right after the first are joined with it.
+
+    Args:
+        chat_ctx: Stays as it is.
+        role: Who seems to say the later instructions.
+        template: How they are wrapped; a placeholder in braces stands for the text.
+    """
+    items = chat_ctx.copy().items
+    if len(items) > 1 and _is_instructions(items[0]) and _is_dynamic(items[1]):
+        merged = {"content": [*items[0].content, *items[1].content]}
+        items = [items[0].model_copy(update=merged), *items[2:]]
+    converted: list[ChatItem] = items[:1]
+    for item in items[1:]:
+        if not _is_instructions(item):
+            converted.append(item)
+        elif (inlined := _inline(item, role=role, template=template)) is not None:
+            converted.append(inlined)
+    return ChatContext(converted)
+
+
+def _is_dynamic(item: ChatItem) -> TypeGuard[ChatMessage]:
+    return isinstance(item, ChatMessage) and item.id == DYNAMIC_INSTRUCTIONS_MESSAGE_ID
 
 
 # -- Turns of parts ----------------------------------------------------------------------------
