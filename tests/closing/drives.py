@@ -9,6 +9,7 @@ from closing.scene import Ask, Drive, Part, Scene, Second
 
 from fakes.realtime import RealtimeReply
 from livekit.agents.voice import AgentSession
+from livekit.agents.voice.amd import AMD
 
 WORDS = "where is my parcel"
 """What the user says."""
@@ -228,6 +229,15 @@ def realtime(**reply: Any) -> Drive:
             scene.parking.reached.set()
 
     return drive
+
+
+async def dials(scene: Scene) -> None:
+    """Somebody has picked up, and it is being found out who."""
+    amd = AMD(scene.session, llm=scene.amd_llm, stt=None, suppress_compatibility_warning=True)
+    await amd.__aenter__()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    amd.on_transcript("leave a message")
 
 
 def part(slot: str) -> Drive:

@@ -676,6 +676,7 @@ class Scene:
         self.realtime = StuckRealtime(parking) if realtime else None
         self.interruption_detector = StuckInterruptionDetector(parking)
         self.keyterm_llm = StuckLLM(parking, name="keyterm LLM")
+        self.amd_llm = StuckLLM(parking, name="AMD LLM")
         self.speaker = TapeSpeaker(parking)
         self.screen = Screen(parking)
         options.setdefault("aec_warmup_duration", None)

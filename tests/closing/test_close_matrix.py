@@ -191,7 +191,8 @@ ROWS = [
     Row("realtime update_instructions", when.starts, BRIEF, WITHOUT_TALK, REALTIME, starts=False),
     Row("on_enter", when.starts_with_a_run, BRIEF, WITHOUT_TALK, starts=False, within=FORCED),
     # further parts, as far as they exist: whatever has an `aclose`
-    Row("part's aclose", when.part("_amd"), BRIEF),
+    Row("AMD LLM stream", when.dials),
+    Row("AMD LLM stream's aclose", when.dials, BRIEF),
     Row("part's aclose", when.part("_recorder_io"), BRIEF),
     Row("part's aclose", when.part("_ivr_activity"), BRIEF),
     Row("part's aclose", when.part("_session_host"), BRIEF),

@@ -105,6 +105,7 @@ if TYPE_CHECKING:
         io,
         room_io,
     )
+    from .voice.amd import AMD, AMDCategory, AMDPredictionEvent
     from .voice.background_audio import (
         AudioConfig,
         BackgroundAudioPlayer,
@@ -142,6 +143,9 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AMD",
+    "AMDCategory",
+    "AMDPredictionEvent",
     "APIConnectOptions",
     "APIConnectionError",
     "APIError",
@@ -315,6 +319,9 @@ if not TYPE_CHECKING:  # a type checker shall know the names above and no others
             "APITimeoutError": "._exceptions",
             "create_api_error_from_http": "._exceptions",
             "LanguageCode": ".language",
+            "AMD": ".voice.amd",
+            "AMDCategory": ".voice.amd",
+            "AMDPredictionEvent": ".voice.amd",
             "Agent": ".voice",
             "AgentEvent": ".voice",
             "AgentFalseInterruptionEvent": ".voice",

@@ -73,6 +73,7 @@ class AgentActivity(ActivityChanges, ActivityRecognitionHooks, ActivityModels):
         self._lock = asyncio.Lock()
         self.scope = TaskScope(f"activity of {agent.id}")
         self.scheduler = SpeechScheduler(self, owner=f"speech of {agent.id}")
+        sess._reply_lock.watch(self.scheduler.authorization_gate)
         self.tool_choice: NotGivenOr[Any] = NOT_GIVEN
         self.recognition: AudioRecognition | None = None
         self.realtime: RealtimeLink | None = None

@@ -28,6 +28,7 @@ from .handoff import Handoffs
 from .idle import IdleWatch
 from .io import AgentInput, AgentOutput
 from .keyterm_detection import KeytermDetector, KeytermsOptions, STTContextOptions
+from .scheduling import ReplyLock
 from .session_close import SessionClose, excused_caller
 from .session_conversation import SessionConversation
 from .session_inputs import SessionInputs
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from .. import llm as llm_module, stt as stt_module, tts as tts_module, vad as vad_module
     from .agent import Agent
     from .agent_activity import AgentActivity
+    from .ivr import IVRActivity
     from .run_result import RunResult
     from .tool_options import ToolHandlingOptions
     from .transcription.text_transforms import TextTransforms
@@ -266,6 +268,7 @@ class AgentSession(ClosesOnExit, SessionConversation, Generic[Userdata_T]):
         self._handoffs = Handoffs(self, self._scope)
         self._inputs = SessionInputs(self)
         self._ending_streams = EndingStreams()
+        self._reply_lock = ReplyLock()
         self._started = False
         self._had_activity = False
         self._start_task: asyncio.Task[Any] | None = None
@@ -281,7 +284,7 @@ class AgentSession(ClosesOnExit, SessionConversation, Generic[Userdata_T]):
         self._session_host: Any = None
         self._room_io: Any = None
         self._amd: Any = None
-        self._ivr_activity: Any = None
+        self._ivr_activity: IVRActivity | None = None
         self._tool_mocks: dict[type[Agent], dict[str, Callable[..., Any]]] = {}
 
     # -- what it has ----------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import weakref
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -104,6 +105,32 @@ class Gate:
         """Return once the gate is open."""
         while not self._open:
             await asyncio.wait((self.opened(),))
+
+
+class ReplyLock:
+    """Holds the replies of a whole session back, whichever agent has the floor."""
+
+    def __init__(self) -> None:
+        self._gates: weakref.WeakSet[Gate] = weakref.WeakSet()
+        self._held = False
+
+    def watch(self, gate: Gate) -> None:
+        """The authorization gate of a new activity: it obeys from now on."""
+        self._gates.add(gate)
+        if self._held:
+            gate.close()
+
+    def hold(self) -> None:
+        """No reply plays until `release`."""
+        self._held = True
+        for gate in self._gates:
+            gate.close()
+
+    def release(self) -> None:
+        """Replies play, of former agents too. Idempotent."""
+        self._held = False
+        for gate in self._gates:
+            gate.open()
 
 
 class SchedulerHost(Protocol):

@@ -40,8 +40,10 @@ if TYPE_CHECKING:
     from .agent_session import AgentSession
     from .handoff import Handoffs
     from .io import AgentInput, AgentOutput
+    from .ivr import IVRActivity
     from .keyterm_detection import KeytermDetector
     from .run_result import RunResult
+    from .scheduling import ReplyLock
     from .session_close import SessionClose
     from .session_inputs import SessionInputs
     from .session_options import AgentSessionOptions, SessionConnectOptions
@@ -72,7 +74,9 @@ class SessionBase(IsolatedEmitter[EventTypes]):
         _next_activity: AgentActivity | None
         _options: AgentSessionOptions
         _output: AgentOutput
+        _ivr_activity: IVRActivity | None
         _recorded_events: list[AgentEvent]
+        _reply_lock: ReplyLock
         _recorder_io: Any
         _room_io: Any
         _scope: TaskScope
@@ -343,6 +347,16 @@ class SessionBase(IsolatedEmitter[EventTypes]):
         from . import session_room
 
         session_room.participant_linked(cast("AgentSession[Any]", self), participant)
+
+    def _start_ivr(self, transcript: str = "") -> None:
+        """Begin to navigate a phone menu, which has said `transcript` so far."""
+        if self._ivr_activity is not None:
+            logger.warning("IVR detection is started already")
+            return
+        from .ivr.ivr_activity import IVRActivity
+
+        self._ivr_activity = IVRActivity(cast("AgentSession[Any]", self))
+        self._ivr_activity.begin(transcript)
 
     def _on_metrics(self, metrics: Any) -> None:
         if self._is_former_life():

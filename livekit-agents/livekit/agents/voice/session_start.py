@@ -131,6 +131,8 @@ async def _start(session: AgentSession[Any], request: StartRequest) -> None:
         await session._handoffs.switch(request.agent)
     # no await below: either all of the session runs, or none of it
     session._started = True
+    if session.options.ivr_detection:
+        session._start_ivr()
     session._inputs.refresh_audio()
     session._inputs.refresh_video()
     session._state.set_agent("listening")
