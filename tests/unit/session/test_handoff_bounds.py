@@ -9,6 +9,7 @@ import pytest
 
 from fakes.llm import FakeLLM
 from fakes.session import now, running
+from fakes.stt import FakeSTT
 from fakes.tools import calls, messages, outputs
 from livekit.agents.llm import function_tool
 from livekit.agents.voice import Agent, AgentTask
@@ -136,3 +137,15 @@ async def test_calls_that_wait_for_inline_tasks_when_the_agent_is_replaced_are_r
         assert isinstance(session.current_agent, Next)
         assert {output.call_id for output in outputs(session)} == {"a", "b", "c"}
         assert all(output.is_error for output in outputs(session))
+
+
+async def test_the_open_stream_of_an_agent_that_had_drained_does_not_outlive_a_close() -> None:
+    stt = FakeSTT()
+    async with running(stt=stt) as (session, recorded):
+        await session.drain()
+        session.update_agent(Next())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the stream is on its way to the next agent
+        await session.aclose()
+        assert all(stream._task.done() for stream in stt.streams)
+        assert len(recorded.closes) == 1

@@ -22,6 +22,7 @@ from .events import ErrorEvent
 
 if TYPE_CHECKING:
     from .agent_activity import AgentActivity
+    from .hearing.listening import DetachedHearing
     from .realtime_link import RealtimeLink
 
 TOOLSET_SETUP_TIMEOUT = 30.0
@@ -33,14 +34,19 @@ class Reusable:
     """What the next activity may take over instead of opening it anew."""
 
     realtime: RealtimeLink | None = None
-    hearing: Any = None
+    hearing: DetachedHearing | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether everything was taken over, or closed."""
+        return self.realtime is None and (self.hearing is None or self.hearing.empty)
 
     def close_steps(self, budget: float) -> list[Step]:
         """Close whatever nobody took over, within `budget` seconds."""
         steps: list[Step] = []
         if self.realtime is not None:
             steps.append(_close_step("detached realtime session", self.realtime, budget))
-        if self.hearing is not None:
+        if self.hearing is not None and not self.hearing.empty:
             steps.append(Step("detached STT stream", self.hearing.aclose))
         return steps
 
@@ -276,6 +282,7 @@ def detach_reusable(activity: AgentActivity, new: AgentActivity | None) -> Reusa
     if link is not None and can_hand_over(activity, new, link):
         link.hold()
         reuse.realtime, activity.realtime = link, None
+    activity.session._handoffs.carry(reuse)
     return reuse
 
 

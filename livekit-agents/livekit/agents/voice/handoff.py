@@ -27,9 +27,11 @@ from ._context import (
 )
 
 if TYPE_CHECKING:
+    from .activity_wiring import Reusable
     from .agent import Agent, AgentTask
     from .agent_activity import AgentActivity
     from .agent_session import AgentSession
+    from .closing import Step
     from .speech_handle import SpeechHandle
 
 T = TypeVar("T")
@@ -59,6 +61,7 @@ class Handoffs:
         self._transition: asyncio.Task[None] | None = None
         self._requested = 0
         self._slots: dict[AgentActivity, asyncio.Lock] = {}
+        self._carried: list[Reusable] = []
         self.stack: list[InlineCall] = []
         self._displaced: list[AgentActivity] = []
         """Parents whose floor another agent took: they end once the code that awaited has."""
@@ -169,6 +172,14 @@ class Handoffs:
             new_agent=new.agent,
         )
         session._state.arm_away()
+
+    def carry(self, reuse: Reusable) -> None:
+        """Remember what is between two activities: a handoff may be cut short before it arrives."""
+        self._carried = [each for each in self._carried if not each.empty] + [reuse]
+
+    def carried_steps(self, budget: float) -> list[Step]:
+        """Steps that close what never arrived, within `budget` seconds."""
+        return [step for reuse in self._carried for step in reuse.close_steps(budget)]
 
     # -- inline tasks ---------------------------------------------------------------------------
 

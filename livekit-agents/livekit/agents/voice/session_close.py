@@ -296,6 +296,7 @@ class SessionClose:
             ]
             await self._plan.run(*commit, deadline=self._close_by(KILL))
         steps = [step for activity in self._activities for step in activity.hearing_steps()]
+        steps += self._session._handoffs.carried_steps(self._budgets.teardown)
         await self._plan.run(*steps, deadline=self._close_by())
 
     def _commit_of(self, activity: AgentActivity) -> Any:

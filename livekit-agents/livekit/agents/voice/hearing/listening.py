@@ -94,6 +94,11 @@ class DetachedHearing:
     pump: STTPump | None = None
     predictor: StreamingPredictor | None = None
 
+    @property
+    def empty(self) -> bool:
+        """Whether all of it was adopted, or closed."""
+        return self.pump is None and self.predictor is None
+
     async def aclose(self, timeout: float = 2.0) -> list[Survivor]:
         """Close what nobody adopted, within `timeout` seconds. Idempotent."""
         closing: list[Coroutine[Any, Any, list[Survivor]]] = []
