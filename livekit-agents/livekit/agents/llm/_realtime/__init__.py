@@ -1,0 +1,1 @@
+"""Engines of realtime models that several plugins share."""

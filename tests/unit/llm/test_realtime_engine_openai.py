@@ -1,0 +1,213 @@
+"""The engine of OpenAI's realtime protocol, against a server on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from livekit import rtc
+
+from livekit.agents.llm import ChatContext, RealtimeError
+from livekit.agents.llm._realtime.openai import (
+    RealtimeModel,
+    RealtimeSession,
+    _is_fatal_error,
+    process_base_url,
+)
+from livekit.agents.types import APIConnectOptions
+
+pytestmark = pytest.mark.real_time
+
+
+class Server:
+    """Answers what it is asked; keeps what it heard."""
+
+    def __init__(self) -> None:
+        self.heard: list[dict[str, Any]] = []
+        self.arrived: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.sockets: list[web.WebSocketResponse] = []
+        self.url = ""
+
+    async def handle(self, request: web.Request) -> web.WebSocketResponse:
+        ws = web.WebSocketResponse()
+        await ws.prepare(request)
+        self.sockets.append(ws)
+        async for message in ws:
+            event = json.loads(message.data)
+            self.heard.append(event)
+            self.arrived.put_nowait(event)
+            if event["type"] == "conversation.item.create":
+                await ws.send_json(
+                    {
+                        "type": "conversation.item.added",
+                        "previous_item_id": event["previous_item_id"],
+                        "item": event["item"],
+                    }
+                )
+        return ws
+
+    async def say(self, *events: dict[str, Any]) -> None:
+        for event in events:
+            await self.sockets[-1].send_json(event)
+
+    async def until(self, kind: str) -> dict[str, Any]:
+        while True:
+            event = await asyncio.wait_for(self.arrived.get(), 5)
+            if event["type"] == kind:
+                return event
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[Server]:
+    server = Server()
+    app = web.Application()
+    app.router.add_get("/v1/realtime", server.handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    yield server
+    await runner.cleanup()
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[tuple[Server, RealtimeSession]]:
+    async with serving() as server, aiohttp.ClientSession() as http:
+        model = RealtimeModel(
+            api_key="key",
+            base_url=server.url,
+            http_session=http,
+            conn_options=APIConnectOptions(max_retry=2, retry_interval=0.01, timeout=2),
+        )
+        session = model.session()
+        await server.until("session.update")
+        yield server, session
+        await session.aclose()
+
+
+def created(request: dict[str, Any]) -> dict[str, Any]:
+    metadata = request["response"]["metadata"]
+    return {"type": "response.created", "response": {"id": "r1", "metadata": metadata}}
+
+
+async def test_a_reply_streams_text_audio_and_calls() -> None:
+    async with connected() as (server, session):
+        reply = session.generate_reply(instructions="greet")
+        request = await server.until("response.create")
+        item = {"item_id": "m1", "response_id": "r1"}
+        call = {
+            "type": "function_call",
+            "id": "f1",
+            "call_id": "c1",
+            "name": "f",
+            "arguments": "{}",
+        }
+        await server.say(
+            created(request),
+            {"type": "response.output_item.added", "item": {"type": "message", "id": "m1"}},
+            {"type": "response.content_part.added", "part": {"type": "audio"}, **item},
+            {"type": "response.output_audio_transcript.delta", "delta": "hello", **item},
+            {
+                "type": "response.output_audio.delta",
+                "delta": base64.b64encode(bytes(480)).decode(),
+                **item,
+            },
+            {"type": "response.output_item.done", "item": {"type": "message", "id": "m1"}},
+            {"type": "response.output_item.done", "item": call},
+            {"type": "response.done", "response": {"id": "r1", "status": "completed"}},
+        )
+        event = await asyncio.wait_for(reply, 5)
+        assert event.user_initiated
+        (message,) = [message async for message in event.message_stream]
+        assert [text async for text in message.text_stream] == ["hello"]
+        assert [frame.samples_per_channel async for frame in message.audio_stream] == [240]
+        assert await message.modalities == ["audio", "text"]
+        assert [call.name async for call in event.function_stream] == ["f"]
+
+
+async def test_closing_ends_what_is_open_and_fails_what_waits() -> None:
+    async with connected() as (server, session):
+        reply = session.generate_reply()
+        await server.say(created(await server.until("response.create")))
+        event = await asyncio.wait_for(reply, 5)
+        waiting = session.generate_reply()
+        await session.aclose()
+        assert [message async for message in event.message_stream] == []
+        assert [call async for call in event.function_stream] == []
+        with pytest.raises(RealtimeError):
+            await waiting
+        with pytest.raises(RealtimeError):
+            await session.generate_reply()
+
+
+async def test_a_rejected_reply_fails_with_the_code() -> None:
+    async with connected() as (server, session):
+        reply = session.generate_reply()
+        request = await server.until("response.create")
+        error = {"event_id": request["event_id"], "message": "no", "code": "busy"}
+        await server.say({"type": "error", "error": error})
+        with pytest.raises(RealtimeError) as failure:
+            await asyncio.wait_for(reply, 5)
+        assert failure.value.code == "busy"
+
+
+async def test_audio_goes_out_in_pieces_of_100_ms() -> None:
+    async with connected() as (server, session):
+        session.push_audio(rtc.AudioFrame(bytes(2 * 3600), 24000, 1, 3600))
+        session.commit_audio()
+        await server.until("input_audio_buffer.commit")
+        sizes = [len(base64.b64decode(e["audio"])) for e in server.heard if "audio" in e]
+        assert sizes == [4800, 2400]
+
+
+async def test_a_lost_connection_is_replaced_and_the_conversation_replayed() -> None:
+    async with connected() as (server, session):
+        context = ChatContext()
+        context.add_message(role="user", content="hi", id="u1")
+        await session.update_chat_ctx(context)
+        assert [item.id for item in session.chat_ctx.items] == ["u1"]
+        reconnected = asyncio.Event()
+        errors: list[Any] = []
+        session.on("session_reconnected", lambda _: reconnected.set())
+        session.on("error", errors.append)
+        await server.until("conversation.item.create")
+        await server.sockets[-1].close()
+        await asyncio.wait_for(reconnected.wait(), 5)
+        assert (await server.until("conversation.item.create"))["item"]["id"] == "u1"
+        assert [error.recoverable for error in errors] == [True]
+
+
+async def test_an_exhausted_account_ends_the_session() -> None:
+    async with connected() as (server, session):
+        failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        session.on("error", failed.set_result)
+        await server.say(
+            {"type": "error", "error": {"code": "insufficient_quota", "message": "pay"}}
+        )
+        assert not (await asyncio.wait_for(failed, 5)).recoverable
+        assert len(server.sockets) == 1
+
+
+@pytest.mark.parametrize(
+    ("base", "expected"),
+    [
+        ("https://a.b/v1", "wss://a.b/v1/realtime?model=m"),
+        ("http://a.b", "ws://a.b/realtime?model=m"),
+        ("wss://a.b/own?model=x", "wss://a.b/own?model=x"),
+    ],
+)
+def test_the_url_follows_from_the_base_url(base: str, expected: str) -> None:
+    assert process_base_url(base, "m") == expected
+
+
+def test_only_codes_that_never_recover_are_fatal() -> None:
+    assert _is_fatal_error({"type": "invalid_api_key"})
+    assert not _is_fatal_error({"code": "rate_limit_exceeded"})
