@@ -52,6 +52,7 @@ class Generation:
         self.created_at = time.time()
         self.first_token_at: float | None = None
         self.messages: dict[str, _MessageGeneration] = {}
+        self.ended = asyncio.Event()
         self.message_ch: Chan[MessageGeneration] = Chan()
         self.function_ch: Chan[FunctionCall] = Chan()
         self.event = GenerationCreatedEvent(
@@ -106,6 +107,7 @@ class Generation:
 
     def end(self) -> None:
         """End everything that is still open."""
+        self.ended.set()
         for message in self.messages.values():
             message.end()
         self.message_ch.close()

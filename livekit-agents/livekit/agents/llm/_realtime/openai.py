@@ -76,6 +76,8 @@ _REPLY_TIMEOUT = 10.0
 _ACK_TIMEOUT = 5.0
 _CLOSE_TIMEOUT = 2.0
 _MIN_COMMIT = 0.1
+_RENEWAL_GRACE = 30.0
+"""Seconds that an open response may delay the renewal of a connection."""
 _FATAL = frozenset(
     {
         "insufficient_quota",
@@ -507,6 +509,11 @@ class RealtimeSession(
                 if not recoverable:
                     return
                 await asyncio.sleep(options._interval_for_retry(retries - 1))
+            except Exception as error:
+                self._emit_error(error, recoverable=False)
+                self._close_current_generation()
+                self._fail_pending(f"the realtime session failed: {error}")
+                raise
             else:
                 self._close_current_generation()
                 self._fail_pending("the session was renewed")
@@ -526,11 +533,19 @@ class RealtimeSession(
         sending = scope.spawn(self._send_all(socket), log_errors=False)
         hearing = scope.spawn(self._receive_all(socket), log_errors=False)
         try:
+            done: set[asyncio.Task[Any]]
             done, _ = await asyncio.wait(
                 (sending, hearing),
                 timeout=self._opts.max_session_duration,
                 return_when=asyncio.FIRST_COMPLETED,
             )
+            if not done and (response := self._current_generation):
+                ended = scope.spawn(response.ended.wait())
+                done, _ = await asyncio.wait(
+                    (sending, hearing, ended),
+                    timeout=_RENEWAL_GRACE,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
             for task in done:
                 task.result()
         finally:
