@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import types
 from collections.abc import Iterator
@@ -9,10 +10,12 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
+from livekit import rtc
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from livekit.agents import metrics
+from fakes.stt import FakeSTT
+from livekit.agents import APIConnectionError, metrics
 from livekit.agents.llm import ChatContext
 from livekit.agents.metrics.base import Metadata
 from livekit.agents.telemetry import otel_metrics
@@ -228,3 +231,13 @@ def test_audio_that_a_recognizer_got_twice_or_never_is_counted(measurements: Mea
     [lost] = points["lk.agents.stt.lost_audio_duration"]
     assert (replayed.value, lost.value) == (2.5, 1.5)
     assert lost.attributes["model_name"] == "nova"
+
+
+async def test_reconnects_of_a_recognizer_are_counted(measurements: Measurements) -> None:
+    stt = FakeSTT(failures=[APIConnectionError("no route"), APIConnectionError("no route")])
+    async with stt.stream() as stream:
+        stream.push_frame(rtc.AudioFrame(bytes(640), 16000, 1, 320))
+        await asyncio.sleep(60)
+    [reconnects] = measurements.all()["lk.agents.stt.reconnects"]
+    assert reconnects.value == 2
+    assert reconnects.attributes["reason"] == "retry"

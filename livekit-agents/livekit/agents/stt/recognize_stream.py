@@ -301,6 +301,7 @@ class RecognizeStream(ABC, ClosesOnExit):
                 verdict = self._judge(error)
             if verdict.action is Action.STOP or not await self._pause(verdict):
                 return
+            self._count_reconnect(verdict)
 
     def _begin_attempt(self) -> None:
         self._reconnecting = False
@@ -428,6 +429,12 @@ class RecognizeStream(ABC, ClosesOnExit):
 
         stt = self._stt
         count_stt_audio(seconds, fate, provider=stt.provider, model=stt.model)
+
+    def _count_reconnect(self, verdict: Verdict) -> None:
+        from ..telemetry.otel_metrics import count_stt_reconnect
+
+        stt = self._stt
+        count_stt_reconnect(verdict.action.value, provider=stt.provider, model=stt.model)
 
     # -- close ------------------------------------------------------------------------------------
 

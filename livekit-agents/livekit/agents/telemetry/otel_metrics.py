@@ -104,6 +104,20 @@ def count_stt_audio(
         counter.add(seconds, _attributes(_models(provider, model)))
 
 
+def count_stt_reconnect(why: str, *, provider: str | None, model: str | None) -> None:
+    """Count that a recognizer's stream connects again.
+
+    Args:
+        why: `"retry"` after a failure, `"routine"` after the end of a quiet connection, `"park"` when
+            audio arrives after an idle one had ended.
+        provider: Of the recognizer.
+        model: Of the recognizer.
+    """
+    if _enabled():
+        attributes = {**_models(provider, model), "reason": why}
+        _counter(f"{_PREFIX}stt.reconnects", "1").add(1, _attributes(attributes))
+
+
 def record_execute_tool_duration(duration: float, *, tool_name: str, error: bool = False) -> None:
     """Measure how many seconds a tool took, and whether it failed."""
     attributes = {trace_types.ATTR_GEN_AI_TOOL_NAME: tool_name}
