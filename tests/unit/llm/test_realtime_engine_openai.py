@@ -196,6 +196,15 @@ async def test_an_exhausted_account_ends_the_session() -> None:
         assert len(server.sockets) == 1
 
 
+async def test_a_change_of_the_models_voice_reaches_its_sessions() -> None:
+    async with connected() as (server, session):
+        model = session.realtime_model
+        assert isinstance(model, RealtimeModel)
+        model.update_options(voice="cedar")
+        update = await server.until("session.update")
+        assert update["session"]["audio"] == {"output": {"voice": "cedar"}}
+
+
 @pytest.mark.parametrize(
     ("base", "expected"),
     [

@@ -8,6 +8,7 @@ import json
 import os
 import time
 import uuid
+import weakref
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -235,6 +236,7 @@ class RealtimeModel(_BaseModel):
             conn_options=conn_options,
         )
         self._provider_label = "azure" if is_azure else "openai"
+        self._sessions: weakref.WeakSet[RealtimeSession] = weakref.WeakSet()
         self._own_session: aiohttp.ClientSession | None = None
         self._source = SessionSource(http_session, self._make_session)
 
@@ -283,7 +285,37 @@ class RealtimeModel(_BaseModel):
 
     def session(self, *, turn_detection_disabled: bool = False) -> RealtimeSession:
         """Start a conversation; connects in the background."""
-        return RealtimeSession(self, turn_detection_disabled=turn_detection_disabled)
+        session = RealtimeSession(self, turn_detection_disabled=turn_detection_disabled)
+        self._sessions.add(session)
+        return session
+
+    def update_options(
+        self,
+        *,
+        voice: NotGivenOr[str] = NOT_GIVEN,
+        speed: NotGivenOr[float] = NOT_GIVEN,
+        turn_detection: NotGivenOr[Any] = NOT_GIVEN,
+        tool_choice: NotGivenOr[ToolChoice | None] = NOT_GIVEN,
+    ) -> None:
+        """Change options, of the sessions that are running as well."""
+        opts = self._opts
+        output: Event = {}
+        if is_given(voice) and voice != opts.voice:
+            opts.voice = output["voice"] = voice
+        if is_given(speed) and speed != opts.speed:
+            opts.speed = output["speed"] = speed
+        audio: Event = {"output": output} if output else {}
+        if is_given(turn_detection):
+            opts.turn_detection = to_turn_detection(turn_detection)
+            audio["input"] = {"turn_detection": opts.turn_detection}
+        if is_given(tool_choice):
+            opts.tool_choice = tool_choice
+        for session in list(self._sessions):
+            if is_given(turn_detection):
+                session._detection = opts.turn_detection
+            if audio:
+                session._send_update({"audio": audio})
+            session.update_options(tool_choice=tool_choice)
 
     async def aclose(self) -> None:
         """Close the HTTP session, if it was made here."""
