@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO, ClassVar
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 from . import channel
 
@@ -31,18 +32,39 @@ __all__ = [
 ]
 
 
-class _Empty:
-    """A message that says all by its kind."""
-
-    def write(self, b: BinaryIO) -> None:
-        """Nothing to write."""
-
-    def read(self, b: BinaryIO) -> None:
-        """Nothing to read."""
+_CODECS: dict[str, tuple[Callable[[BinaryIO, Any], None], Callable[[BinaryIO], Any]]] = {
+    "bool": (channel.write_bool, channel.read_bool),
+    "bytes": (channel.write_bytes, channel.read_bytes),
+    "float": (channel.write_float, channel.read_float),
+    "int": (channel.write_long, channel.read_long),
+    "str": (channel.write_string, channel.read_string),
+}
 
 
 @dataclass
-class InitializeRequest:
+class _Fields:
+    """A message whose fields follow each other on the wire, each as its type is written."""
+
+    def write(self, b: BinaryIO) -> None:
+        """Write the fields."""
+        for each in fields(self):
+            _CODECS[str(each.type)][0](b, getattr(self, each.name))
+
+    def read(self, b: BinaryIO) -> None:
+        """Fill in the fields."""
+        for each in fields(self):
+            setattr(self, each.name, _CODECS[str(each.type)][1](b))
+
+
+@dataclass
+class _Text(_Fields):
+    """A message with one text."""
+
+    text: str = ""
+
+
+@dataclass
+class InitializeRequest(_Fields):
     """To the process, first of all: get ready."""
 
     MSG_ID: ClassVar[int] = 0
@@ -53,73 +75,26 @@ class InitializeRequest:
     high_ping_threshold: float = 0.0
     http_proxy: str = ""
 
-    def write(self, b: BinaryIO) -> None:
-        """Write the fields."""
-        channel.write_bool(b, self.asyncio_debug)
-        channel.write_float(b, self.ping_interval)
-        channel.write_float(b, self.ping_timeout)
-        channel.write_float(b, self.high_ping_threshold)
-        channel.write_string(b, self.http_proxy)
-
-    def read(self, b: BinaryIO) -> None:
-        """Fill in the fields."""
-        self.asyncio_debug = channel.read_bool(b)
-        self.ping_interval = channel.read_float(b)
-        self.ping_timeout = channel.read_float(b)
-        self.high_ping_threshold = channel.read_float(b)
-        self.http_proxy = channel.read_string(b)
-
 
 @dataclass
-class _Text:
-    """A message with one text."""
-
-    text: str = ""
-
-    def write(self, b: BinaryIO) -> None:
-        """Write the text."""
-        channel.write_string(b, self.text)
-
-    def read(self, b: BinaryIO) -> None:
-        """Fill in the text."""
-        self.text = channel.read_string(b)
-
-
-@dataclass
-class InitializeResponse:
+class InitializeResponse(_Fields):
     """To the worker: the process is ready, or why it is not."""
 
     MSG_ID: ClassVar[int] = 1
     error: str = ""
 
-    def write(self, b: BinaryIO) -> None:
-        """Write the fields."""
-        channel.write_string(b, self.error)
-
-    def read(self, b: BinaryIO) -> None:
-        """Fill in the fields."""
-        self.error = channel.read_string(b)
-
 
 @dataclass
-class PingRequest:
+class PingRequest(_Fields):
     """To the process: are you there?"""
 
     MSG_ID: ClassVar[int] = 2
     timestamp: int = 0
     """Milliseconds, by the clock of the worker."""
 
-    def write(self, b: BinaryIO) -> None:
-        """Write the fields."""
-        channel.write_long(b, self.timestamp)
-
-    def read(self, b: BinaryIO) -> None:
-        """Fill in the fields."""
-        self.timestamp = channel.read_long(b)
-
 
 @dataclass
-class PongResponse:
+class PongResponse(_Fields):
     """To the worker: here."""
 
     MSG_ID: ClassVar[int] = 3
@@ -127,16 +102,6 @@ class PongResponse:
     """Of the ping."""
     timestamp: int = 0
     """By the clock of the process."""
-
-    def write(self, b: BinaryIO) -> None:
-        """Write the fields."""
-        channel.write_long(b, self.last_timestamp)
-        channel.write_long(b, self.timestamp)
-
-    def read(self, b: BinaryIO) -> None:
-        """Fill in the fields."""
-        self.last_timestamp = channel.read_long(b)
-        self.timestamp = channel.read_long(b)
 
 
 _STAMPS = ("received_at", "accepted_at", "assigned_at", "launched_at")
@@ -191,57 +156,29 @@ class StartJobRequest:
 
 
 @dataclass
-class ShutdownRequest:
+class ShutdownRequest(_Fields):
     """To the process: end the job, if there is one, and leave."""
 
     MSG_ID: ClassVar[int] = 5
     reason: str = ""
 
-    def write(self, b: BinaryIO) -> None:
-        """Write the fields."""
-        channel.write_string(b, self.reason)
-
-    def read(self, b: BinaryIO) -> None:
-        """Fill in the fields."""
-        self.reason = channel.read_string(b)
-
 
 @dataclass
-class Exiting:
+class Exiting(_Fields):
     """To the worker: the job is over, the process will end."""
 
     MSG_ID: ClassVar[int] = 6
     reason: str = ""
 
-    def write(self, b: BinaryIO) -> None:
-        """Write the fields."""
-        channel.write_string(b, self.reason)
-
-    def read(self, b: BinaryIO) -> None:
-        """Fill in the fields."""
-        self.reason = channel.read_string(b)
-
 
 @dataclass
-class InferenceRequest:
+class InferenceRequest(_Fields):
     """From a job to the worker, and from there to the process that runs local models."""
 
     MSG_ID: ClassVar[int] = 7
     method: str = ""
     request_id: str = ""
     data: bytes = b""
-
-    def write(self, b: BinaryIO) -> None:
-        """Write the fields."""
-        channel.write_string(b, self.method)
-        channel.write_string(b, self.request_id)
-        channel.write_bytes(b, self.data)
-
-    def read(self, b: BinaryIO) -> None:
-        """Fill in the fields."""
-        self.method = channel.read_string(b)
-        self.request_id = channel.read_string(b)
-        self.data = channel.read_bytes(b)
 
 
 @dataclass
@@ -269,21 +206,21 @@ class InferenceResponse:
 
 
 @dataclass
-class DumpStackTraceRequest(_Empty):
+class DumpStackTraceRequest(_Fields):
     """To the process: write down what every thread and task is doing."""
 
     MSG_ID: ClassVar[int] = 9
 
 
 @dataclass
-class ShutdownRequestAck(_Empty):
+class ShutdownRequestAck(_Fields):
     """To the worker: the request to shut down has been read."""
 
     MSG_ID: ClassVar[int] = 10
 
 
 @dataclass
-class ShuttingDown(_Empty):
+class ShuttingDown(_Fields):
     """To the worker: session and end hooks are done, the room is left next."""
 
     MSG_ID: ClassVar[int] = 11
@@ -304,7 +241,7 @@ class JobFailed(_Text):
 
 
 @dataclass
-class ShuttingDownAck(_Empty):
+class ShuttingDownAck(_Fields):
     """To the process: the server has been told that the job ended, go on."""
 
     MSG_ID: ClassVar[int] = 14
