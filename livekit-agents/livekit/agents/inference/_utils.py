@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 from ..types import NotGivenOr
@@ -15,6 +16,8 @@ from ..version import __version__
 
 if TYPE_CHECKING:
     from ..job import JobContext
+
+T = TypeVar("T")
 
 DEFAULT_INFERENCE_URL = "https://agent-gateway.livekit.cloud/v1"
 STAGING_INFERENCE_URL = "https://agent-gateway.staging.livekit.cloud/v1"
@@ -229,3 +232,64 @@ def quota_fields(headers: Any) -> dict[str, str]:
     return {
         name: value for header, name in _QUOTA_HEADERS.items() if (value := headers.get(header))
     }
+
+
+def check_sample_rate(given: NotGivenOr[int], default: int) -> int:
+    """The rate on the wire, in Hz.
+
+    Raises:
+        ValueError: It is no rate that the gateway takes.
+    """
+    if not is_given(given):
+        return default
+    if isinstance(given, bool) or not isinstance(given, int) or not 8000 <= given <= 96000:
+        raise ValueError(f"sample_rate must be a rate in Hz between 8000 and 96000, got {given!r}")
+    return given
+
+
+def check_extra(
+    extra: NotGivenOr[Any], encode: Callable[[dict[str, Any]], object]
+) -> dict[str, Any]:
+    """Options of a provider, as a dict of their own.
+
+    Args:
+        extra: As the user gave them.
+        encode: Writes a message with them.
+
+    Raises:
+        ValueError: They have no form in JSON.
+    """
+    if not is_given(extra) or extra is None:
+        return {}
+    options = dict(extra)
+    try:
+        encode(options)
+    except ValueError as error:
+        raise ValueError(f"extra_kwargs: {error}") from None
+    return options
+
+
+def read_fallback(
+    fallback: Any, of_string: Callable[[str], T], of_dict: Callable[[dict[str, Any]], T]
+) -> list[T]:
+    """One model or several that the gateway tries when another fails.
+
+    Args:
+        fallback: A model string, a dict with ``"model"``, or a list of these.
+        of_string: Reads a model string.
+        of_dict: Completes a dict.
+
+    Raises:
+        ValueError: Something in it names no model.
+    """
+    models: list[T] = []
+    for entry in fallback if isinstance(fallback, list) else [fallback]:
+        if isinstance(entry, str):
+            models.append(of_string(entry))
+        elif isinstance(entry, dict) and isinstance(entry.get("model"), str):
+            models.append(of_dict(entry))
+        else:
+            raise ValueError(
+                f"fallback: expected a model string or a dict with 'model', got {entry!r}"
+            )
+    return models

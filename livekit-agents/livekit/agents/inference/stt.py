@@ -69,7 +69,7 @@ from ._stt_session import (
     FINALIZATION_TIMEOUT,
     SttSession,
 )
-from ._utils import Gateway
+from ._utils import Gateway, check_extra, check_sample_rate, read_fallback
 
 if TYPE_CHECKING:
     import aiohttp
@@ -826,38 +826,19 @@ def _parse_model_string(model: str) -> tuple[str, NotGivenOr[LanguageCode]]:
 
 def _check_sample_rate(model: str | None, given: NotGivenOr[int]) -> int:
     wanted = sample_rate_of(model)
-    if not is_given(given):
-        return wanted
-    if isinstance(given, bool) or not isinstance(given, int) or not 8000 <= given <= 96000:
-        raise ValueError(f"sample_rate must be a rate in Hz between 8000 and 96000, got {given!r}")
-    if provider_of(model) == "openai" and given != wanted:
-        logger.warning("%s takes %d Hz, but sample_rate is %d", model, wanted, given)
-    return given
+    rate = check_sample_rate(given, wanted)
+    if provider_of(model) == "openai" and rate != wanted:
+        logger.warning("%s takes %d Hz, but sample_rate is %d", model, wanted, rate)
+    return rate
 
 
 def _check_extra(extra: NotGivenOr[Any]) -> dict[str, Any]:
-    if not is_given(extra) or extra is None:
-        return {}
-    options = dict(extra)
-    try:
-        encode_client(SessionUpdate(extra=options))
-    except ValueError as error:
-        raise ValueError(f"extra_kwargs: {error}") from None
-    return options
+    return check_extra(extra, lambda options: encode_client(SessionUpdate(extra=options)))
 
 
-def _normalize_fallback(
-    fallback: Any,
-) -> list[FallbackModel]:
-    entries = fallback if isinstance(fallback, list) else [fallback]
-    models: list[FallbackModel] = []
-    for entry in entries:
-        if isinstance(entry, str):
-            models.append({"model": _parse_model_string(entry)[0]})
-        elif isinstance(entry, dict) and isinstance(entry.get("model"), str):
-            models.append(cast(FallbackModel, entry))
-        else:
-            raise ValueError(
-                f"fallback: expected a model string or a dict with 'model', got {entry!r}"
-            )
-    return models
+def _normalize_fallback(fallback: Any) -> list[FallbackModel]:
+    return read_fallback(
+        fallback,
+        lambda model: FallbackModel(model=_parse_model_string(model)[0]),
+        lambda entry: cast(FallbackModel, entry),
+    )

@@ -6,7 +6,7 @@ import asyncio
 import weakref
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from typing_extensions import TypedDict, Unpack
 
@@ -56,7 +56,13 @@ from ._tts_models import (
     aligns_text,
     markup_key,
 )
-from ._utils import Gateway, create_inference_request_id
+from ._utils import (
+    Gateway,
+    check_extra,
+    check_sample_rate,
+    create_inference_request_id,
+    read_fallback,
+)
 
 if TYPE_CHECKING:
     import aiohttp
@@ -245,7 +251,7 @@ class TTS(tts.TTS[Any]):
             voice=voice if is_given(voice) else suffix,
             language=LanguageCode(language) if is_given(language) else None,
             encoding=encoding if is_given(encoding) else DEFAULT_ENCODING,
-            sample_rate=_check_sample_rate(sample_rate),
+            sample_rate=check_sample_rate(sample_rate, DEFAULT_SAMPLE_RATE),
             extra_kwargs=_check_extra(extra_kwargs),
             fallback=_normalize_fallback(fallback) if is_given(fallback) else None,
             conn_options=conn_options if is_given(conn_options) else DEFAULT_API_CONNECT_OPTIONS,
@@ -621,37 +627,16 @@ def _parse_model_string(model: str) -> tuple[str, str | None]:
     return name, voice
 
 
-def _check_sample_rate(given: NotGivenOr[int]) -> int:
-    if not is_given(given):
-        return DEFAULT_SAMPLE_RATE
-    if isinstance(given, bool) or not isinstance(given, int) or not 8000 <= given <= 96000:
-        raise ValueError(f"sample_rate must be a rate in Hz between 8000 and 96000, got {given!r}")
-    return given
-
-
 def _check_extra(extra: NotGivenOr[Any]) -> dict[str, Any]:
-    if not is_given(extra) or extra is None:
-        return {}
-    options = dict(extra)
-    try:
-        encode_client(InputTranscript("", extra=options))
-    except ValueError as error:
-        raise ValueError(f"extra_kwargs: {error}") from None
-    return options
+    return check_extra(extra, lambda options: encode_client(InputTranscript("", extra=options)))
+
+
+def _fallback_of(model: str) -> FallbackModel:
+    name, voice = _parse_model_string(model)
+    return {"model": name, "voice": voice or ""}
 
 
 def _normalize_fallback(fallback: Any) -> list[FallbackModel]:
-    entries = fallback if isinstance(fallback, list) else [fallback]
-    models: list[FallbackModel] = []
-    for entry in entries:
-        if isinstance(entry, str):
-            name, voice = _parse_model_string(entry)
-            models.append({"model": name, "voice": voice or ""})
-        elif isinstance(entry, dict) and isinstance(entry.get("model"), str):
-            complete: Any = {"voice": "", **entry}
-            models.append(complete)
-        else:
-            raise ValueError(
-                f"fallback: expected a model string or a dict with 'model', got {entry!r}"
-            )
-    return models
+    return read_fallback(
+        fallback, _fallback_of, lambda entry: cast(FallbackModel, {"voice": "", **entry})
+    )
