@@ -9,12 +9,12 @@ from collections.abc import Awaitable, Callable
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from ..job import JobContext, JobProcess, RunningJobInfo
+from ..job import JobContext, JobProcess
 from ..telemetry import _worker_metrics as metrics
 from . import proto
 from .inference_executor import InferenceExecutor
 from .inference_relay import InferenceRelay
-from .job_executor import JobStatus
+from .job_holder import JobHolder
 from .job_proc_lazy_main import JobProcArgs, job_proc_main
 from .job_record import JobRecord
 from .job_run import JobFunctions
@@ -25,8 +25,10 @@ from .supervision import JobEndBudgets
 __all__ = ["ProcJobExecutor"]
 
 
-class ProcJobExecutor(SupervisedProc):
+class ProcJobExecutor(SupervisedProc, JobHolder):
     """Runs one job in a process, and outlives whatever the job does."""
+
+    what = "job process"
 
     def __init__(
         self,
@@ -76,63 +78,13 @@ class ProcJobExecutor(SupervisedProc):
             session_end=session_end_timeout if session_end_fnc is not None else 0.0,
             callbacks_asked=close_timeout,
         )
-        self._user_arguments: Any | None = None
         self._on_job_ended = on_job_ended
         self._job = JobRecord(self._job_ended)
         self._relay = InferenceRelay(inference_executor, self._send)
 
-    @property
-    def id(self) -> str:
-        """Of this executor."""
-        return self._id
-
-    @property
-    def user_arguments(self) -> Any | None:
-        """What the launcher passes along; set it before the start."""
-        return self._user_arguments
-
-    @user_arguments.setter
-    def user_arguments(self, value: Any | None) -> None:
-        self._user_arguments = value
-
-    @property
-    def running_job(self) -> RunningJobInfo | None:
-        """The job. It stays set when the job is over."""
-        return self._job.info
-
-    @property
-    def status(self) -> JobStatus:
-        """How the job stands. Raises RuntimeError before there is one."""
-        return self._job.status
-
-    @property
-    def error(self) -> str:
-        """Why the job failed, in words; empty otherwise."""
-        return self._job.error
-
     def logging_extra(self) -> dict[str, Any]:
         """Fields for log records about it, and of it."""
         return {**super().logging_extra(), **self._job.logging_extra()}
-
-    async def launch_job(self, info: RunningJobInfo) -> None:
-        """Hand over the job.
-
-        Raises:
-            RuntimeError: there is a job already, or the process is not ready, or is gone.
-        """
-        ready = self._initialized.done() and not self._initialized.result()
-        if not ready or self._gone.done() or self._closing:
-            raise RuntimeError("the job process is not ready for a job")
-        info.launched_at = time.time()
-        self._job.start(info)
-        metrics.job_started()
-        request = proto.StartJobRequest()
-        request.running_job = info
-        self._send(request)
-
-    def end_reported(self) -> None:
-        """The server knows that the job ended: it may leave the room now."""
-        self._send(proto.ShuttingDownAck())
 
     def _main(self) -> Callable[..., None]:
         return job_proc_main
@@ -165,12 +117,12 @@ class ProcJobExecutor(SupervisedProc):
         elif isinstance(msg, proto.InferenceRequest):
             self._scope.spawn(self._relay.serve(msg), name=f"inference {msg.method}")
 
+    def _job_started(self) -> None:
+        metrics.job_started()
+
     def _job_ended(self) -> None:
         metrics.job_ended()
-        if self._on_job_ended is not None:
-            self._on_job_ended(self)
-        else:
-            self.end_reported()
+        super()._job_ended()
 
     def _died(self) -> None:
         code = self.exitcode

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ..job import JobContext, JobExecutorType, JobProcess, RunningJobInfo
+from ..job import JobContext, JobExecutorType, JobProcess
 from ..log import logger
 from ..utils.aio import TaskScope, wait_until
 from ..utils.aio.duplex_unix import DuplexClosed, _AsyncDuplex, _Duplex
@@ -22,7 +22,7 @@ from .channel import Message, arecv_message, recv_message, send_message, send_me
 from .child_loop import run_loop
 from .inference_executor import InferenceExecutor
 from .inference_relay import InferenceRelay
-from .job_executor import JobStatus
+from .job_holder import JobHolder
 from .job_record import JobRecord
 from .job_run import JobFunctions
 from .supervision import JobEndBudgets
@@ -33,8 +33,10 @@ _LAST_WORDS = 1.0
 """Seconds for reading what a thread that ended had still sent."""
 
 
-class ThreadJobExecutor:
+class ThreadJobExecutor(JobHolder):
     """Runs one job in a thread with an event loop of its own."""
+
+    what = "job thread"
 
     def __init__(
         self,
@@ -74,7 +76,6 @@ class ThreadJobExecutor:
         self._ping_interval = ping_interval
         self._high_ping = high_ping_threshold
         self._http_proxy = http_proxy
-        self._user_arguments: Any | None = None
         self._on_job_ended = on_job_ended
         self._job = JobRecord(self._job_ended)
         self._relay = InferenceRelay(inference_executor, self._send)
@@ -91,38 +92,9 @@ class ThreadJobExecutor:
     # -- state --------------------------------------------------------------------------------------
 
     @property
-    def id(self) -> str:
-        """Of this executor."""
-        return self._id
-
-    @property
     def started(self) -> bool:
         """Whether `start` was called."""
         return self._thread is not None
-
-    @property
-    def user_arguments(self) -> Any | None:
-        """What the launcher passes along; set it before the start."""
-        return self._user_arguments
-
-    @user_arguments.setter
-    def user_arguments(self, value: Any | None) -> None:
-        self._user_arguments = value
-
-    @property
-    def running_job(self) -> RunningJobInfo | None:
-        """The job. It stays set when the job is over."""
-        return self._job.info
-
-    @property
-    def status(self) -> JobStatus:
-        """How the job stands. Raises RuntimeError before there is one."""
-        return self._job.status
-
-    @property
-    def error(self) -> str:
-        """Why the job failed, in words; empty otherwise."""
-        return self._job.error
 
     def logging_extra(self) -> dict[str, Any]:
         """Fields for log records about it."""
@@ -201,25 +173,6 @@ class ThreadJobExecutor:
         if not self._gone.done():
             self._leave_behind("the job did not end in time; its thread is left behind")
 
-    async def launch_job(self, info: RunningJobInfo) -> None:
-        """Hand over the job.
-
-        Raises:
-            RuntimeError: there is a job already, or the thread is not ready, or is gone.
-        """
-        ready = self._initialized.done() and not self._initialized.result()
-        if not ready or self._gone.done() or self._closing:
-            raise RuntimeError("the job thread is not ready for a job")
-        info.launched_at = time.time()
-        self._job.start(info)
-        request = proto.StartJobRequest()
-        request.running_job = info
-        self._send(request)
-
-    def end_reported(self) -> None:
-        """The server knows that the job ended: it may leave the room now."""
-        self._send(proto.ShuttingDownAck())
-
     # -- messages -----------------------------------------------------------------------------------
 
     def _send(self, msg: Message) -> None:
@@ -273,12 +226,6 @@ class ThreadJobExecutor:
         return event.is_set() or self._gone.done()
 
     # -- the end ------------------------------------------------------------------------------------
-
-    def _job_ended(self) -> None:
-        if self._on_job_ended is not None:
-            self._on_job_ended(self)
-        else:
-            self.end_reported()
 
     def _leave_behind(self, why: str) -> None:
         logger.error(why, extra=self.logging_extra())
