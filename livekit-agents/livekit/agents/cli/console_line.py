@@ -15,12 +15,12 @@ from ..utils.audio import audio_frames_from_file
 from ..voice import io
 from .errors import CLIError
 
-__all__ = ["FileLine"]
+__all__ = ["FRAME", "SAMPLES", "SAMPLE_RATE", "SILENCE", "FileLine", "LineInput", "LineOutput"]
 
 SAMPLE_RATE = 24_000
-_FRAME = 0.02
-_SAMPLES = int(SAMPLE_RATE * _FRAME)
-_SILENCE = bytes(2 * _SAMPLES)
+FRAME = 0.02
+SAMPLES = int(SAMPLE_RATE * FRAME)
+SILENCE = bytes(2 * SAMPLES)
 
 _QUIET = 3.0
 """Seconds of silence from both sides, after the end of the file, that end the call."""
@@ -29,24 +29,43 @@ _PATIENCE = 120.0
 """Seconds after the end of the file that the agent may be busy."""
 
 
-class _LineInput(io.AudioInput):
-    def __init__(self) -> None:
-        super().__init__(label="file")
-        self.frames: Chan[rtc.AudioFrame] = Chan()
+class LineInput(io.AudioInput):
+    """What the agent hears.
+
+    Args:
+        label: Its name in logs.
+    """
+
+    def __init__(self, label: str = "file") -> None:
+        super().__init__(label=label)
+        self._frames: Chan[rtc.AudioFrame] = Chan()
+
+    def push(self, pcm: bytes) -> None:
+        """One frame of 20 ms, int16 mono at `SAMPLE_RATE`. Dropped after the end."""
+        if not self._frames.closed:
+            self._frames.send_nowait(rtc.AudioFrame(pcm, SAMPLE_RATE, 1, SAMPLES))
+
+    def end(self) -> None:
+        """The caller is gone."""
+        self._frames.close()
 
     async def __anext__(self) -> rtc.AudioFrame:
         try:
-            return await self.frames.recv()
+            return await self._frames.recv()
         except ChanClosed:
             raise StopAsyncIteration from None
 
 
-class _LineOutput(io.AudioOutput):
-    """Plays as the clock of the line ticks; can pause."""
+class LineOutput(io.AudioOutput):
+    """What the caller hears. Plays as the clock of the line ticks; can pause.
 
-    def __init__(self) -> None:
+    Args:
+        label: Its name in logs.
+    """
+
+    def __init__(self, label: str = "file") -> None:
         super().__init__(
-            label="file",
+            label=label,
             capabilities=io.AudioOutputCapabilities(pause=True),
             sample_rate=SAMPLE_RATE,
         )
@@ -57,25 +76,35 @@ class _LineOutput(io.AudioOutput):
         self._paused = False
 
     async def capture_frame(self, frame: rtc.AudioFrame) -> None:
+        """Take a frame to be played."""
         await super().capture_frame(frame)
         self._buffer += bytes(frame.data)
 
     def flush(self) -> None:
+        """The segment is complete."""
         if self._capturing:
             super().flush()
             self._ends.append(len(self._buffer))
 
     def clear_buffer(self) -> None:
+        """Fall silent at once."""
         self._buffer.clear()
         self._ends.clear()
         while self._pending_playback_count > 0:
             self._finish(interrupted=True)
 
     def pause(self) -> None:
+        """Stop, and keep what is left to say."""
         self._paused = True
 
     def resume(self) -> None:
+        """Go on."""
         self._paused = False
+
+    @property
+    def playing(self) -> bool:
+        """Whether the agent can be heard right now."""
+        return bool(self._buffer) and not self._paused
 
     @property
     def busy(self) -> bool:
@@ -85,13 +114,13 @@ class _LineOutput(io.AudioOutput):
     def tick(self) -> bytes:
         """The next frame of the agent's voice; silence when there is nothing to play."""
         if self._paused:
-            return _SILENCE
+            return SILENCE
         while self._ends and self._ends[0] == 0:
             self._ends.popleft()
             self._finish(interrupted=False)
         if not self._buffer:
-            return _SILENCE
-        end = min(2 * _SAMPLES, self._ends[0] if self._ends else len(self._buffer))
+            return SILENCE
+        end = min(2 * SAMPLES, self._ends[0] if self._ends else len(self._buffer))
         pcm = bytes(self._buffer[:end])
         del self._buffer[:end]
         self._ends = deque(mark - end for mark in self._ends)
@@ -101,7 +130,7 @@ class _LineOutput(io.AudioOutput):
         if self._ends and self._ends[0] == 0:
             self._ends.popleft()
             self._finish(interrupted=False)
-        return pcm.ljust(2 * _SAMPLES, b"\0")
+        return pcm.ljust(2 * SAMPLES, b"\0")
 
     def _finish(self, *, interrupted: bool) -> None:
         position, self._played = self._played / (2 * SAMPLE_RATE), 0
@@ -128,8 +157,8 @@ class FileLine:
         self._caller = caller
         self._reply = reply
         self._voice = bytearray()
-        self.input = _LineInput()
-        self.output = _LineOutput()
+        self.input = LineInput()
+        self.output = LineOutput()
 
     async def run(self) -> None:
         """Carry the call, until the file is over and the agent has finished answering."""
@@ -138,10 +167,10 @@ class FileLine:
         began, ticks, quiet_since = loop.time(), 0, loop.time()
         file_over: float | None = None
         while True:
-            frame = pcm[ticks * len(_SILENCE) : (ticks + 1) * len(_SILENCE)]
+            frame = pcm[ticks * len(SILENCE) : (ticks + 1) * len(SILENCE)]
             if not frame and file_over is None:
                 file_over = quiet_since = loop.time()
-            self._push(frame.ljust(len(_SILENCE), b"\0"))
+            self.input.push(frame.ljust(len(SILENCE), b"\0"))
             if self.output.busy:
                 quiet_since = loop.time()
             self._voice += self.output.tick()
@@ -152,8 +181,8 @@ class FileLine:
             if file_over is not None and loop.time() - file_over > _PATIENCE:
                 break
             ticks += 1
-            await asyncio.sleep(max(0.0, began + ticks * _FRAME - loop.time()))
-        self.input.frames.close()
+            await asyncio.sleep(max(0.0, began + ticks * FRAME - loop.time()))
+        self.input.end()
 
     def _agent_busy(self) -> bool:
         from .console import AgentsConsole
@@ -169,9 +198,6 @@ class FileLine:
                 file.setsampwidth(2)
                 file.setframerate(SAMPLE_RATE)
                 file.writeframes(bytes(self._voice))
-
-    def _push(self, pcm: bytes) -> None:
-        self.input.frames.send_nowait(rtc.AudioFrame(pcm, SAMPLE_RATE, 1, _SAMPLES))
 
     async def _read(self) -> bytes:
         pcm = bytearray()
