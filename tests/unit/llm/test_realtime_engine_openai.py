@@ -34,11 +34,15 @@ class Server:
         self.arrived: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.sockets: list[web.WebSocketResponse] = []
         self.url = ""
+        self.drops = False
+        """Close connections as soon as they are accepted."""
 
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
         ws = web.WebSocketResponse()
         await ws.prepare(request)
         self.sockets.append(ws)
+        if self.drops:
+            await ws.close()
         async for message in ws:
             event = json.loads(message.data)
             self.heard.append(event)
@@ -220,3 +224,21 @@ def test_the_url_follows_from_the_base_url(base: str, expected: str) -> None:
 def test_only_codes_that_never_recover_are_fatal() -> None:
     assert _is_fatal_error({"type": "invalid_api_key"})
     assert not _is_fatal_error({"code": "rate_limit_exceeded"})
+
+
+async def test_a_server_that_accepts_and_drops_is_given_up() -> None:
+    async with connected() as (server, session):
+        errors: list[Any] = []
+        given_up = asyncio.Event()
+
+        def on_error(error: Any) -> None:
+            errors.append(error.recoverable)
+            if not error.recoverable:
+                given_up.set()
+
+        session.on("error", on_error)
+        server.drops = True
+        await server.sockets[-1].close()
+        await asyncio.wait_for(given_up.wait(), 10)
+        assert errors == [True, True, False], "max_retry is 2"
+        assert len(server.sockets) == 3

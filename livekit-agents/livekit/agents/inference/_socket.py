@@ -193,7 +193,7 @@ async def dial(
     """
     headers = gateway.headers(inference_class=inference_class)
     deadline = Deadline(timeout)
-    ws = await _upgrade(session, url, headers, service, timeout)
+    ws = await upgrade(session, url, headers, service, timeout)
     socket = GatewaySocket(ws, headers.get(HEADER_SESSION_ID))
     if greeting is None:
         return socket
@@ -212,10 +212,14 @@ def _greeting_error(error: Exception, service: str) -> APIError:
     return APIConnectionError(f"failed to connect to {service}: it took no message")
 
 
-async def _upgrade(
+async def upgrade(
     session: aiohttp.ClientSession, url: str, headers: dict[str, str], service: str, timeout: float
 ) -> aiohttp.ClientWebSocketResponse:
-    """The handshake. A socket that opens while the caller gives up is cut."""
+    """The handshake. A socket that opens while the caller gives up is cut.
+
+    Raises:
+        APIError: It failed; names `service`, and says itself whether to try again.
+    """
     if session.closed:
         raise APIConnectionError(
             f"failed to connect to {service}: the HTTP session is closed", retryable=False

@@ -17,7 +17,7 @@ import aiohttp
 from livekit import rtc
 
 from ..._exceptions import APIConnectionError, APIError
-from ...inference._socket import Closed, GatewaySocket, SessionSource, _upgrade
+from ...inference._socket import Closed, GatewaySocket, SessionSource, upgrade
 from ...log import logger
 from ...metrics.base import Metadata, RealtimeModelMetrics
 from ...types import DEFAULT_API_CONNECT_OPTIONS, NOT_GIVEN, APIConnectOptions, NotGivenOr
@@ -25,6 +25,7 @@ from ...utils import is_given
 from ...utils.aio import Chan, ChanClosed
 from ...utils.aio.task_scope import TaskScope
 from ...utils.audio import AudioByteStream
+from ...utils.retry import RetryPolicy
 from ..chat_context import ChatContext, ChatMessage
 from ..realtime import (
     GenerationCreatedEvent,
@@ -359,6 +360,7 @@ class RealtimeSession(
         self._chunks = AudioByteStream(SAMPLE_RATE, NUM_CHANNELS, SAMPLE_RATE // 10)
         self._pushed = 0.0
         self._closing = False
+        self._retry = RetryPolicy(self._opts.conn_options)
         self._outgoing: Chan[Event] = Chan()
         self._socket: GatewaySocket | None = None
         self._scope = TaskScope("OpenAI realtime session")
@@ -523,30 +525,34 @@ class RealtimeSession(
         return url, headers
 
     async def _run(self) -> None:
-        retries, first = 0, True
-        options = self._opts.conn_options
+        first, timeout = True, self._opts.conn_options.timeout
+        loop = asyncio.get_running_loop()
         while not self._closing:
+            connected_at: float | None = None
             try:
                 socket = await self._connect()
+                connected_at = loop.time()
                 if not first:
                     self._replay()
-                first, retries = False, 0
+                first = False
                 await self._converse(socket)
             except APIError as error:
-                retries += 1
-                recoverable = error.retryable and retries <= options.max_retry
-                self._emit_error(error, recoverable=recoverable)
+                if connected_at is not None and loop.time() - connected_at > timeout:
+                    self._retry.reset()
+                delay = self._retry.next_delay(error)
+                self._emit_error(error, recoverable=delay is not None)
                 self._close_current_generation()
                 self._fail_pending(f"the connection was lost: {error}")
-                if not recoverable:
+                if delay is None:
                     return
-                await asyncio.sleep(options._interval_for_retry(retries - 1))
+                await asyncio.sleep(delay)
             except Exception as error:
                 self._emit_error(error, recoverable=False)
                 self._close_current_generation()
                 self._fail_pending(f"the realtime session failed: {error}")
                 raise
             else:
+                self._retry.reset()
                 self._close_current_generation()
                 self._fail_pending("the session was renewed")
 
@@ -555,7 +561,7 @@ class RealtimeSession(
         started = time.perf_counter()
         http = self._model._ensure_http_session()
         timeout = self._opts.conn_options.timeout
-        ws = await _upgrade(http, url, headers, "OpenAI realtime", timeout)
+        ws = await upgrade(http, url, headers, "OpenAI realtime", timeout)
         self._report_connection_acquired(time.perf_counter() - started)
         return GatewaySocket(ws, None)
 
@@ -808,6 +814,8 @@ class RealtimeSession(
                 node.item.content = [message.audio_transcript]
         self._close_current_generation()
         self._emit_usage(generation, response)
+        if response.get("status") == "completed":
+            self._retry.reset()
         if response.get("status") == "failed":
             error = (response.get("status_details") or {}).get("error") or {}
             self._handle_error(error)
