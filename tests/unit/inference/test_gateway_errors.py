@@ -12,6 +12,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from livekit.agents import APIConnectionError, APIConnectOptions, APIStatusError, APITimeoutError
+from livekit.agents._dial_errors import dial_error
 from livekit.agents.inference._errors import (
     ConnectionState,
     Failure,
@@ -19,7 +20,6 @@ from livekit.agents.inference._errors import (
     classify_end,
     classify_server_error,
     classify_status,
-    dial_error,
     end_error,
     server_error,
 )

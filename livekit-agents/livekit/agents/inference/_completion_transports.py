@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .._dial_errors import retry_after
 from .._exceptions import APIConnectionError, APIError, APIStatusError, APITimeoutError
 from ..log import logger
 from ..utils.retry import set_retry_after
-from ._errors import classify_status, retry_after
+from ._errors import classify_status
 from ._protocol.chat import CompletionChunk, decode_chunk, read_chunk, read_error
 from ._protocol.sse import SSEDecoder
 from ._protocol.wire import Fields, ProtocolError, ServerError, encode

@@ -6,7 +6,6 @@ HTTP statuses, error messages of the gateway and exceptions of the HTTP library.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -14,13 +13,7 @@ from http import HTTPStatus
 from typing import Any
 
 from .._close_codes import IDLE_CODE, CloseKind, classify_close
-from .._exceptions import (
-    APIConnectionError,
-    APIError,
-    APIStatusError,
-    APITimeoutError,
-    create_api_error_from_http,
-)
+from .._exceptions import APIError, APIStatusError
 from ..utils.retry import set_retry_after
 from ._protocol.wire import ServerError
 
@@ -156,29 +149,6 @@ def _quota(body: Mapping[str, Any]) -> Failure:
 # -- errors ----------------------------------------------------------------------------------------
 
 
-def dial_error(error: Exception, service: str) -> APIError:
-    """The error for a connection that could not be made.
-
-    The error of a refused handshake contains the request with its token: don't chain it.
-
-    Args:
-        error: What the HTTP library raised.
-        service: Name of the service for the message.
-    """
-    import aiohttp
-
-    text = f"failed to connect to {service}"
-    if isinstance(error, aiohttp.ClientResponseError):
-        failed: APIError = create_api_error_from_http(text, status=error.status)
-        if not classify_status(error.status).retryable:
-            failed.retryable = False
-        set_retry_after(failed, retry_after(error.headers))
-        return failed
-    if isinstance(error, (asyncio.TimeoutError, TimeoutError)):
-        return APITimeoutError(f"{text}: no answer in time")
-    return APIConnectionError(text)
-
-
 def end_error(
     failure: Failure, code: int | None, text: str, cause: BaseException | None = None
 ) -> APIError:
@@ -220,16 +190,6 @@ def server_error(error: ServerError, failure: Failure, text: str) -> APIError:
             text, status_code=code, body=body, retryable=failure.retryable and None
         )
     return APIError(text, body=body, retryable=failure.retryable)
-
-
-def retry_after(headers: Mapping[str, str] | None) -> float | None:
-    """Seconds that a ``Retry-After`` header asks for; None without one that is a number."""
-    value = headers.get("Retry-After") if headers is not None else None
-    try:
-        seconds = float(value) if value is not None else -1.0
-    except ValueError:
-        return None  # a date; our own backoff will do
-    return seconds if 0 <= seconds < float("inf") else None
 
 
 def _as_int(code: int | str) -> int | None:

@@ -10,9 +10,10 @@ from typing import Any
 
 import aiohttp
 
+from .._dial_errors import retry_after
 from .._exceptions import APIConnectionError, APIError, APITimeoutError, create_api_error_from_http
 from ..utils.retry import set_retry_after
-from ._errors import classify_status, retry_after
+from ._errors import classify_status
 from ._protocol.wire import ProtocolError, decode
 from ._utils import HEADER_REQUEST_ID, Gateway
 

@@ -17,7 +17,7 @@ import aiohttp
 from livekit import rtc
 
 from ..._exceptions import APIConnectionError, APIError
-from ...inference._socket import Closed, GatewaySocket, SessionSource, upgrade
+from ..._websocket import Closed, SessionSource, WebSocket, upgrade
 from ...log import logger
 from ...metrics.base import Metadata, RealtimeModelMetrics
 from ...types import DEFAULT_API_CONNECT_OPTIONS, NOT_GIVEN, APIConnectOptions, NotGivenOr
@@ -362,7 +362,7 @@ class RealtimeSession(
         self._closing = False
         self._retry = RetryPolicy(self._opts.conn_options)
         self._outgoing: Chan[Event] = Chan()
-        self._socket: GatewaySocket | None = None
+        self._socket: WebSocket | None = None
         self._scope = TaskScope("OpenAI realtime session")
         self.send_event(self._session_update())
         self._scope.spawn(self._run())
@@ -556,16 +556,16 @@ class RealtimeSession(
                 self._close_current_generation()
                 self._fail_pending("the session was renewed")
 
-    async def _connect(self) -> GatewaySocket:
+    async def _connect(self) -> WebSocket:
         url, headers = self._create_ws_url_and_headers()
         started = time.perf_counter()
         http = self._model._ensure_http_session()
         timeout = self._opts.conn_options.timeout
         ws = await upgrade(http, url, headers, "OpenAI realtime", timeout)
         self._report_connection_acquired(time.perf_counter() - started)
-        return GatewaySocket(ws, None)
+        return WebSocket(ws, "OpenAI realtime")
 
-    async def _converse(self, socket: GatewaySocket) -> None:
+    async def _converse(self, socket: WebSocket) -> None:
         """Send and receive until the connection is lost or has served its time."""
         scope = TaskScope("OpenAI realtime connection")
         sending = scope.spawn(self._send_all(socket), log_errors=False)
@@ -590,14 +590,14 @@ class RealtimeSession(
             scope.cancel_soon()
             socket.abort()
 
-    async def _send_all(self, socket: GatewaySocket) -> None:
+    async def _send_all(self, socket: WebSocket) -> None:
         try:
             while True:
                 await socket.send(json.dumps(await self._outgoing.recv()))
         except ChanClosed:
             return
 
-    async def _receive_all(self, socket: GatewaySocket) -> None:
+    async def _receive_all(self, socket: WebSocket) -> None:
         while True:
             message = await socket.receive()
             if isinstance(message, Closed):
