@@ -42,11 +42,19 @@ if TYPE_CHECKING:
     )
     from .keyterm_detection import KeytermDetectionOptions, KeytermsOptions, STTContextOptions
     from .remote_session import RemoteSession
+    from .room_io import (
+        _ParticipantAudioOutput,
+        _ParticipantStreamTranscriptionOutput,
+        _ParticipantTranscriptionOutput,
+    )
     from .run_result import RunOutputOptions
     from .speech_handle import SpeechHandle
     from .transcription import TranscriptSynchronizer, text_transforms
 
 __all__ = [
+    "_ParticipantAudioOutput",
+    "_ParticipantStreamTranscriptionOutput",
+    "_ParticipantTranscriptionOutput",
     "Agent",
     "AgentEvent",
     "AgentFalseInterruptionEvent",
@@ -138,6 +146,14 @@ if not TYPE_CHECKING:  # a type checker shall know the names above and no others
             **dict.fromkeys(
                 ["KeytermDetectionOptions", "KeytermsOptions", "STTContextOptions"],
                 ".keyterm_detection",
+            ),
+            **dict.fromkeys(
+                [
+                    "_ParticipantAudioOutput",
+                    "_ParticipantStreamTranscriptionOutput",
+                    "_ParticipantTranscriptionOutput",
+                ],
+                ".room_io",
             ),
             "AudioRecognition": ".audio_recognition",
             "CloseReport": ".closing",

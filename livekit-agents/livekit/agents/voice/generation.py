@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from .._lazy import attach
 from ..llm import CacheBreakpoint, ChatContext, ChatMessage, FunctionCall, FunctionCallOutput
 from ..llm.chat_context import DYNAMIC_INSTRUCTIONS_MESSAGE_ID, Instructions
 from ..log import logger
@@ -13,6 +14,32 @@ from ..log import logger
 if TYPE_CHECKING:
     from ..llm import ToolChoice
     from .agent import Agent
+    from .replies.perform import (
+        forward_generation,
+        perform_audio_forwarding,
+        perform_llm_inference,
+        perform_text_forwarding,
+        perform_tool_executions,
+        perform_tts_inference,
+    )
+
+__all__ = [
+    "EXPRESSIVE_INSTRUCTIONS_MESSAGE_ID",
+    "INSTRUCTIONS_MESSAGE_ID",
+    "ToolExecutionOutput",
+    "forward_generation",
+    "make_tool_output",
+    "mark_instructions_cache_boundary",
+    "perform_audio_forwarding",
+    "perform_llm_inference",
+    "perform_text_forwarding",
+    "perform_tool_executions",
+    "perform_tts_inference",
+    "remove_expressive_instructions",
+    "remove_instructions",
+    "update_expressive_instructions",
+    "update_instructions",
+]
 
 INSTRUCTIONS_MESSAGE_ID = "lk.agent_task.instructions"
 """Id of the message that holds an agent's instructions. Stored histories use it: never change."""
@@ -165,3 +192,14 @@ def make_tool_output(
     if out is not None and exception is None and value is None:
         out.reply_required = False
     return ToolExecutionOutput(fnc_call, out, agents[0] if agents else None, output, exception)
+
+
+if not TYPE_CHECKING:  # the parts of a reply need what is here
+    __getattr__, __dir__ = attach(
+        __name__,
+        {
+            name: "..replies.perform"
+            for name in __all__
+            if name.startswith(("perform_", "forward_"))
+        },
+    )

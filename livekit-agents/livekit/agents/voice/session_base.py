@@ -261,11 +261,11 @@ class SessionBase(IsolatedEmitter[EventTypes]):
         if self._global_run_state is not None:
             self._global_run_state._watch_handle(handle)
 
-    def emit(self, event: EventTypes, *args: Any) -> None:
+    def emit(self, event: EventTypes, arg: Any) -> None:
         """Record the event for the session's report, and call its handlers."""
         if event != "debug_message":
-            self._recorded_events.extend(args[:1])
-        super().emit(event, *args)
+            self._recorded_events.append(arg)
+        super().emit(event, arg)
 
     def on(self, event: EventTypes, callback: Callable[..., Any] | None = None) -> Any:
         """Register a handler, directly or as a decorator. Coroutine functions are refused."""

@@ -43,6 +43,10 @@ async def close_node(node: Any) -> None:
         log_failure("closing %r failed", node)
 
 
+def _named(agent: Agent | None) -> str:
+    return agent.id if agent is not None else "nobody's agent"
+
+
 class TextSegment:
     """Text between two flush marks, read once for the voice and once for the transcript."""
 
@@ -79,20 +83,25 @@ class LLMInference:
         message_id: Id of the assistant message; the ids of its calls are derived from it.
         spoken: Whether the text is to be synthesised, too.
         on_progress: Called for everything that comes.
+        agent: Whose node it is, for logs and traces.
     """
 
     def __init__(
         self,
-        agent: Agent,
+        node: Callable[[ChatContext, list[Tool], ModelSettings], Any],
         chat_ctx: ChatContext,
         tools: list[Tool],
         settings: ModelSettings,
         *,
         message_id: str,
         spoken: bool,
-        on_progress: Callable[[], None],
+        on_progress: Callable[[], None] = lambda: None,
+        agent: Agent | None = None,
+        span_attributes: dict[str, str] | None = None,
     ) -> None:
+        self._node = node
         self._agent = agent
+        self._span_attributes = span_attributes
         self._chat_ctx = chat_ctx
         self.tools = tools
         self._settings = settings
@@ -105,6 +114,7 @@ class LLMInference:
         self.segments: Chan[TextSegment] = Chan()
         self.calls: Chan[FunctionCall] = Chan()
         self.call_count = 0
+        self.made_calls: list[FunctionCall] = []
         self.usage: CompletionUsage | None = None
         self.extra: dict[str, Any] = {}
         self.error: Exception | None = None
@@ -115,7 +125,7 @@ class LLMInference:
 
     async def run(self) -> None:
         """Read the node to its end. A failure is kept in `error`, not raised."""
-        with node_span("llm_node", self._agent) as span:
+        with node_span("llm_node", self._agent, self._span_attributes) as span:
             try:
                 await self._run()
             finally:
@@ -125,13 +135,11 @@ class LLMInference:
         self.started_at = time.perf_counter()
         node: Any = None
         try:
-            node = await resolve_node(
-                self._agent.llm_node(self._chat_ctx, self.tools, self._settings)
-            )
+            node = await resolve_node(self._node(self._chat_ctx, self.tools, self._settings))
             await self._consume(node)
         except Exception as error:
             self.error = error
-            log_failure("error in llm_node of %s", self._agent.id)
+            log_failure("error in llm_node of %s", _named(self._agent))
         finally:
             self.end()
             await close_node(node)
@@ -146,7 +154,7 @@ class LLMInference:
             logger.error(
                 "llm_node of %s returned a %s: expected an async iterable of str or ChatChunk, a "
                 "str, or None; the turn ends without an answer",
-                self._agent.id,
+                _named(self._agent),
                 type(node).__name__,
             )
             return
@@ -179,16 +187,16 @@ class LLMInference:
             if call.type != "function":
                 continue
             self._responded()
-            self.calls.send_nowait(
-                FunctionCall(
-                    id=f"{self._message_id}/fnc_{self.call_count}",
-                    call_id=call.call_id,
-                    name=call.name,
-                    arguments=call.arguments,
-                    extra=call.extra or {},
-                )
+            made = FunctionCall(
+                id=f"{self._message_id}/fnc_{self.call_count}",
+                call_id=call.call_id,
+                name=call.name,
+                arguments=call.arguments,
+                extra=call.extra or {},
             )
             self.call_count += 1
+            self.made_calls.append(made)
+            self.calls.send_nowait(made)
         self.extra.update(extra)
         if delta.content:
             self._take_text(delta.content)
@@ -212,7 +220,7 @@ class LLMInference:
         for segment in self._made:
             segment.void = True
         while not self.calls.empty():
-            self.calls.recv_nowait()
+            self.made_calls.remove(self.calls.recv_nowait())
         self.extra.clear()
 
     def _responded(self) -> None:
@@ -230,6 +238,11 @@ class LLMInference:
         self._end_segment()
         self.segments.close()
         self.calls.close()
+
+    @property
+    def text(self) -> str:
+        """All text so far, without what a model that starts over has taken back."""
+        return "".join(segment.text for segment in self._made if not segment.void)
 
     @property
     def ttft(self) -> float | None:
@@ -250,14 +263,18 @@ class TTSInference:
 
     def __init__(
         self,
-        agent: Agent,
+        node: Callable[[AsyncIterable[str], ModelSettings], Any],
         text: AsyncIterable[str],
         settings: ModelSettings,
         *,
         aligned: bool,
-        on_progress: Callable[[], None],
+        on_progress: Callable[[], None] = lambda: None,
+        agent: Agent | None = None,
+        span_attributes: dict[str, str] | None = None,
     ) -> None:
+        self._node = node
         self._agent = agent
+        self._span_attributes = span_attributes
         self._text = text
         self._settings = settings
         self._on_progress = on_progress
@@ -274,7 +291,7 @@ class TTSInference:
 
     async def run(self) -> None:
         """Read the node to its end. A failure is kept in `error`, not raised."""
-        with node_span("tts_node", self._agent) as span:
+        with node_span("tts_node", self._agent, self._span_attributes) as span:
             try:
                 await self._run()
             finally:
@@ -284,7 +301,7 @@ class TTSInference:
         self.started_at = time.perf_counter()
         node: Any = None
         try:
-            node = await resolve_node(self._agent.tts_node(self._text, self._settings))
+            node = await resolve_node(self._node(self._text, self._settings))
             if node is None:
                 self.disabled = True
             else:
@@ -294,7 +311,7 @@ class TTSInference:
                     self._take(frame)
         except Exception as error:
             self.error = error
-            log_failure("error in tts_node of %s", self._agent.id)
+            log_failure("error in tts_node of %s", _named(self._agent))
         finally:
             self.end()
             await close_node(node)

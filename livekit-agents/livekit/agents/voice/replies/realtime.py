@@ -27,7 +27,7 @@ from ..hearing.activity import owns_overlapping_speech
 from ..realtime_items import give_up_place
 from ..speech_handle import DEFAULT_INPUT_DETAILS, SpeechHandle
 from .inference import TextSegment, TTSInference, resolve_node, timed_or_raw
-from .segment import SegmentPlayback
+from .segment import SegmentPlayback, Stage
 from .step import CHILD_GRACE, settle_state, step_over, voiced
 from .tool_loop import ToolLoop
 from .tracing import agent_turn, mark_generation, response_span
@@ -385,9 +385,8 @@ class RealtimeReply:
                 "session or agent a TTS"
             )
         return SegmentPlayback(
-            self._activity,
+            Stage.of(self._activity, self._handle, self._settings),
             self._handle,
-            self._settings,
             audio_output=self._audio_output,
             text_output=self._text_output,
             frames=frames,

@@ -11,7 +11,7 @@ from ...types import NOT_GIVEN
 from ...utils.aio import TaskScope
 from ...utils.aio.task_scope import log_failure
 from .inference import TextSegment, TTSInference, timed_or_raw
-from .segment import SegmentPlayback
+from .segment import SegmentPlayback, Stage
 from .step import CHILD_GRACE, settle_state, voiced
 
 if TYPE_CHECKING:
@@ -84,9 +84,8 @@ class SayTask:
             if tts.timed is not None:
                 text = timed_or_raw(tts, segment.transcript)
         self._playback = SegmentPlayback(
-            self._activity,
+            Stage.of(self._activity, self._handle, settings),
             self._handle,
-            settings,
             audio_output=self._audio_output,
             text_output=self._text_output,
             frames=frames,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterable, Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from livekit import rtc
@@ -25,6 +26,31 @@ FORWARDER_GRACE = 1.0
 """Seconds a cancelled forwarder may take, before its sink is given up."""
 
 
+@dataclass(frozen=True)
+class Stage:
+    """What the playing of a segment needs of those around it."""
+
+    transcribe: Callable[[AsyncIterable[Any]], Any]
+    """Makes the transcript that is shown of the text: a node, or a coroutine that gives one."""
+    before_first_frame: Callable[[], None]
+    """Called before the first audio is handed to the output, which may be paused."""
+    touch: Callable[..., None] = lambda **_: None
+    """Something goes on; `ahead` is how many seconds of audio are still to be played."""
+    run_beside: Callable[..., asyncio.Task[Any] | None] = lambda *_, **__: None
+    """Runs what a sink's method returned, if that is a coroutine."""
+
+    @classmethod
+    def of(cls, activity: AgentActivity, handle: SpeechHandle, settings: ModelSettings) -> Stage:
+        """The stage of a speech of a running agent."""
+        agent, session = activity.agent, activity.session
+        return cls(
+            transcribe=lambda text: agent.transcription_node(text, settings),
+            before_first_frame=lambda: activity.barge_in.reconcile_playout_pause(handle),
+            touch=session._progress.touch,
+            run_beside=session._run_beside,
+        )
+
+
 class SegmentPlayback:
     """One segment on its way to the user.
 
@@ -37,9 +63,8 @@ class SegmentPlayback:
 
     def __init__(
         self,
-        activity: AgentActivity,
+        stage: Stage,
         handle: SpeechHandle,
-        settings: ModelSettings,
         *,
         audio_output: AudioOutput | None,
         text_output: TextOutput | None,
@@ -49,9 +74,8 @@ class SegmentPlayback:
         on_first_frame: Callable[[float], None],
         segment: TextSegment | None = None,
     ) -> None:
-        self._activity = activity
+        self._stage = stage
         self._handle = handle
-        self._settings = settings
         self._audio_output = audio_output if frames is not None else None
         self._text_output = text_output
         self._frames = frames
@@ -80,9 +104,9 @@ class SegmentPlayback:
         try:
             tasks: list[asyncio.Task[None]] = []
             if self._text is not None:
-                tasks.append(self._scope.spawn(self._forward_text(), name="forward transcript"))
+                tasks.append(self._scope.spawn(self.forward_text(), name="forward transcript"))
             if output is not None:
-                tasks.append(self._scope.spawn(self._forward_audio(output), name="forward audio"))
+                tasks.append(self._scope.spawn(self.forward_audio(output), name="forward audio"))
             await self._handle.wait_if_not_interrupted(tasks)
             if output is not None and self.captured_at is not None:
                 await self._wait_for_playout(output)
@@ -147,11 +171,12 @@ class SegmentPlayback:
         except (Exception, asyncio.CancelledError):
             log_failure("%s failed", command.__qualname__)
             return None
-        return self._activity.session._run_beside(result, name=command.__qualname__)
+        return self._stage.run_beside(result, name=command.__qualname__)
 
     # -- audio ------------------------------------------------------------------------------------
 
-    async def _forward_audio(self, output: AudioOutput) -> None:
+    async def forward_audio(self, output: AudioOutput) -> None:
+        """Hand on the audio to its end, resampled as the output wants it. Doesn't wait for playout."""
         assert self._frames is not None
         resampler: rtc.AudioResampler | None = None
         try:
@@ -159,7 +184,7 @@ class SegmentPlayback:
                 if self._ended:
                     return
                 if self.captured_at is None:
-                    self._activity.barge_in.reconcile_playout_pause(self._handle)
+                    self._stage.before_first_frame()
                 rate = output.sample_rate
                 if rate is not None and resampler is None and frame.sample_rate != rate:
                     resampler = rtc.AudioResampler(
@@ -194,7 +219,7 @@ class SegmentPlayback:
             self.captured_at = time.time()
         await output.capture_frame(frame)
         self._pushed += frame.duration
-        self._activity.session._progress.touch(ahead=self._left_to_play())
+        self._stage.touch(ahead=self._left_to_play())
 
     def _left_to_play(self) -> float:
         if self.started_at is None:
@@ -212,12 +237,13 @@ class SegmentPlayback:
 
     # -- transcript -------------------------------------------------------------------------------
 
-    async def _forward_text(self) -> None:
+    async def forward_text(self) -> None:
+        """Hand on the transcript to its end."""
         output = self._text_output
         node: Any = None
         try:
-            agent = self._activity.agent
-            node = await resolve_node(agent.transcription_node(self._text, self._settings))  # type: ignore[arg-type]
+            assert self._text is not None
+            node = await resolve_node(self._stage.transcribe(self._text))
             if node is None:
                 self._transcribed = True
                 return
@@ -229,7 +255,7 @@ class SegmentPlayback:
                     await output.capture_text(delta)
                 if self._audio_output is None and self.started_at is None and delta:
                     self._started(time.time())
-                self._activity.session._progress.touch()
+                self._stage.touch()
             self._transcribed = True
         except Exception as error:
             self.error = error

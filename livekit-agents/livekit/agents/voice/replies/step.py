@@ -23,7 +23,7 @@ from ..generation import (
 )
 from ..session_options import expressive_guide
 from .inference import LLMInference, TextSegment, TTSInference, timed_or_raw
-from .segment import SegmentPlayback
+from .segment import SegmentPlayback, Stage
 from .tool_loop import ToolLoop
 from .tracing import mark_generation
 
@@ -85,13 +85,14 @@ class ReplyStep:
         self._tool_ctx = request.tool_ctx or ToolContext(request.tools)
         self._tools: list[Tool] = self._tool_ctx.flatten()
         self._llm = LLMInference(
-            activity.agent,
+            activity.agent.llm_node,
             self._chat_ctx,
             self._tools,
             self._settings,
             message_id=self._message_id,
             spoken=self._audio_output is not None,
             on_progress=self._session._progress.touch,
+            agent=activity.agent,
         )
         self._tool_loop = ToolLoop(
             activity, handle, self._tool_ctx, request.tool_choice, edited_tools=self._tools
@@ -332,9 +333,8 @@ class ReplyStep:
         if tts is not None and tts.timed is not None:
             text = timed_or_raw(tts, segment.transcript)
         return SegmentPlayback(
-            self._activity,
+            Stage.of(self._activity, self._handle, self._settings),
             self._handle,
-            self._settings,
             audio_output=self._audio_output,
             text_output=self._text_output,
             frames=tts.frames if tts is not None else None,
@@ -460,11 +460,12 @@ def voiced(
         and (tts.capabilities.aligned_transcript or not tts.capabilities.streaming)
     )
     return TTSInference(
-        activity.agent,
+        activity.agent.tts_node,
         text,
         settings,
         aligned=aligned,
         on_progress=activity.session._progress.touch,
+        agent=activity.agent,
     )
 
 

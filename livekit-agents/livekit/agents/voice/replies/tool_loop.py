@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterable, Callable
 from typing import TYPE_CHECKING
 
 from ...llm import FunctionCall, RealtimeModel, ToolContext, ToolError, Toolset
 from ...log import logger
-from ...utils.aio import Chan
 from ..events import FunctionToolsExecutedEvent
 from ..generation import ToolExecutionOutput, make_tool_output
 
@@ -33,17 +33,23 @@ class ToolLoop:
         tool_choice: NotGivenOr[ToolChoice],
         *,
         edited_tools: list[Tool] | None = None,
+        on_start: Callable[[FunctionCall], None] = lambda _: None,
+        on_output: Callable[[ToolExecutionOutput], None] = lambda _: None,
     ) -> None:
         """Get ready to run tools.
 
         Args:
             edited_tools: The flat list that `llm_node` got, and may change while it runs.
+            on_start: Called with each call that is made; not with one that is refused.
+            on_output: Called with each output as it comes.
         """
         self._activity = activity
         self._handle = handle
         self._tool_ctx = tool_ctx
         self._tool_choice = tool_choice
         self._edited_tools = edited_tools
+        self._on_start = on_start
+        self._notify = on_output
         self._running: dict[asyncio.Future[ToolExecutionOutput], RunningTool] = {}
         self._committed = False
         self.outputs: list[ToolExecutionOutput] = []
@@ -53,7 +59,7 @@ class ToolLoop:
         """Tools of this step whose output is still missing."""
         return list(self._running.values())
 
-    async def run(self, calls: Chan[FunctionCall]) -> None:
+    async def run(self, calls: AsyncIterable[FunctionCall]) -> None:
         """Start each call as it comes, then wait for all outputs. An interruption starts no more."""
         async for call in calls:
             if not self._handle.interrupted:
@@ -86,6 +92,7 @@ class ToolLoop:
             activity=self._activity,
         )
         self._handle._item_added([call])
+        self._on_start(call)
         self._running[tool.output_fut] = tool
         self._activity.scheduler.between_steps.discard(self._handle)
         tool.output_fut.add_done_callback(self._on_output)
@@ -148,6 +155,7 @@ class ToolLoop:
         if not self._running:
             self._activity.scheduler.between_steps.add(self._handle)
         self._activity.session._progress.touch()
+        self._notify(output)
 
     def release(self) -> None:
         """The turn goes on without the tools that still run; their results are told later."""

@@ -80,13 +80,14 @@ def mark_generation() -> None:
         tracer.current_span().add_event("generation")
 
 
-def node_span(name: str, agent: Agent) -> AbstractContextManager[Span]:
+def node_span(
+    name: str, agent: Agent | None, attributes: dict[str, str] | None = None
+) -> AbstractContextManager[Span]:
     """Cover a node or a hook of an agent. What leaves it is recorded as its failure."""
     if not tracer.is_recording:
         return nullcontext(NOOP_SPAN)
-    return tracer.start_as_current_span(
-        name, attributes={trace_types.ATTR_AGENT_LABEL: agent.label}
-    )
+    label = {trace_types.ATTR_AGENT_LABEL: agent.label} if agent is not None else {}
+    return tracer.start_as_current_span(name, attributes={**label, **(attributes or {})})
 
 
 def record_llm(span: Span, inference: LLMInference) -> None:
