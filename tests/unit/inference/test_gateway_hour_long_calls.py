@@ -88,7 +88,7 @@ async def test_every_sentence_of_a_long_call_is_heard_once(seed: int) -> None:
             trouble.cancel()
             assert not call.heard.ended, call.heard.failure
             held = call.stream._replay_buffer
-            assert held._waiting_duration + held._taken_duration <= 51.0, "memory stays flat"
+            assert held._waiting.duration + held._taken.duration <= 51.0, "memory stays flat"
             await call.stream.aclose()
             await gateway.until_closed(5.5)
         heard = call.heard

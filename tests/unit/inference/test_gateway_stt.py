@@ -14,7 +14,7 @@ from gateway.calls import QUICK, RATE, calling, emulated, sentence
 from gateway.recognizers import speak_tones
 from livekit import rtc
 
-from livekit.agents import APIConnectionError, APIConnectOptions, APIStatusError, inference
+from livekit.agents import APIConnectionError, APIStatusError, inference
 from livekit.agents.inference._protocol import stt as protocol
 from livekit.agents.stt import SpeechEventType
 
@@ -294,25 +294,6 @@ async def test_words_that_were_transcribed_are_not_sent_again() -> None:
     assert total <= call.caller.spoken + 0.6, "hardly anything was sent twice"
 
 
-async def test_an_outage_longer_than_the_buffer_loses_the_oldest_audio_and_says_how_much(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    options = APIConnectOptions(max_retry=20, retry_interval=0.5, timeout=5.0)
-    async with emulated() as (gateway, session):
-        async with calling(gateway, session, conn_options=options) as call:
-            await call.caller.be_quiet(0.5)
-            await gateway.go_away()
-            await call.caller.say(*sentence(0, 20))  # 5.2 s
-            await call.caller.be_quiet(10.0)
-            await gateway.come_back()
-            await call.caller.say(*B)
-            await call.caller.be_quiet(11.0)
-    assert call.heard.words[-len(B) :] == B
-    assert len(call.heard.words) < 25
-    [lost] = [r for r in caplog.records if hasattr(r, "dropped_audio_duration")]
-    assert lost.levelno == logging.WARNING and lost.dropped_audio_duration > 3.0
-
-
 async def test_a_provider_that_is_gone_for_good_ends_the_stream() -> None:
     async with emulated() as (gateway, session):
         gateway.standing["stt"] = faults.refuse(503)
@@ -554,6 +535,10 @@ def _stt(**options: Any) -> inference.STT:
         ({"extra_kwargs": {"x": object()}}, "extra_kwargs"),
         ({"fallback": [{}]}, "fallback"),
         ({"base_url": "nowhere"}, "base URL"),
+        ({"replay_duration": -1}, "replay_duration must be"),
+        ({"replay_duration": float("nan")}, "replay_duration must be"),
+        ({"replay_duration": True}, "replay_duration must be"),
+        ({"replay_duration": "10"}, "replay_duration must be"),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_connected(

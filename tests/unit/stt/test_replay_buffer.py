@@ -363,3 +363,83 @@ class Outages(RuleBasedStateMachine):
 
 TestOutages = Outages.TestCase
 TestOutages.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+
+
+# -- silence ---------------------------------------------------------------------------------------
+
+
+def silence(count: int) -> rtc.AudioFrame:
+    return rtc.AudioFrame(bytes(2 * count), RATE, 1, count)
+
+
+def is_silence(item: rtc.AudioFrame) -> bool:
+    return not any(item.data)
+
+
+def test_silence_stays_in_its_place_and_takes_no_room() -> None:
+    line = Line(capacity=2.0, is_silence=is_silence, silence=5.0)
+    line.hear(START)
+    line.push(1.0)
+    for _ in range(40):
+        line.now += 0.1
+        line.buffer.append(silence(100))
+    line.push(1.0)
+    line.take()
+    line.buffer.rewind()
+    assert line.take() == [*range(1000), *[0] * 4000, *range(1000, 2000)]
+    assert line.lost == []
+
+
+def test_there_is_a_limit_to_silence_and_what_gives_way_for_it_counts_as_lost() -> None:
+    line = Line(capacity=2.0, is_silence=is_silence, silence=3.0)
+    line.buffer.rewind()
+    line.push(1.0)
+    for _ in range(45):
+        line.buffer.append(silence(100))
+    samples = line.take()
+    assert samples == [*range(500, 1000), *[0] * 4500]
+    assert line.lost == [pytest.approx(0.5)]
+
+
+def test_speech_that_gave_way_before_the_connection_broke_and_after_is_told_together() -> None:
+    line = Line(capacity=2.0)
+    line.hear(START)
+    line.push(3.0)
+    line.take()
+    line.buffer.rewind()
+    line.push(1.5)
+    assert line.take() == list(range(2500, 4500))
+    assert line.lost == [pytest.approx(2.5)]
+
+
+def test_what_turns_out_to_be_answered_is_skipped_and_not_lost() -> None:
+    line = Line(capacity=2.0)
+    line.hear(START)
+    line.push(3.0)
+    line.take()
+    line.buffer.rewind()
+    line.buffer.skip(0.4)  # of the second that is gone
+    line.buffer.skip(1.5)
+    assert line.take() == list(range(1500, 3000))
+    assert line.lost == []
+
+
+def test_only_what_nobody_answered_for_is_lost() -> None:
+    line = Line(capacity=2.0)
+    line.hear(START)
+    line.push(3.0)
+    line.take()
+    line.buffer.rewind()
+    line.buffer.skip(0.4)
+    assert line.take() == list(range(1000, 3000))
+    assert line.lost == [pytest.approx(0.6)]
+
+
+def test_without_replaying_one_can_still_look_back() -> None:
+    line = Line(capacity=0.0, lookback=1.0)
+    line.push(3.0)
+    line.take()
+    line.buffer.rewind()
+    line.push(20.0)
+    assert line.take() == list(range(2000, 23000))
+    assert line.lost == []

@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
+from livekit import rtc
 
 CHUNK_DURATION = 0.05
 """Seconds of audio that are sent at once."""
@@ -22,7 +23,7 @@ _FLOOR = 40.0
 _FLOOR_GROWTH = 0.4  # of itself per second
 
 _SAME_UTTERANCE = 0.5
-_ALIGNMENT_SLACK = 0.3
+ALIGNMENT_SLACK = 0.3
 """Seconds by which the end of a transcript may miss the end of the sound."""
 
 FORGET_AFTER = 30.0
@@ -33,6 +34,11 @@ def loudness(pcm: bytes | bytearray | memoryview) -> float:
     """Root mean square of signed 16-bit samples; 0 for none."""
     samples = np.frombuffer(pcm, dtype=np.int16).astype(np.float32)
     return math.sqrt(samples.dot(samples) / samples.size) if samples.size else 0.0
+
+
+def is_silence(frame: rtc.AudioFrame) -> bool:
+    """Whether nobody can be heard in a frame, as far as its length allows to tell."""
+    return frame.duration <= JUDGED_DURATION and loudness(frame.data) < _WAKE_LEVEL
 
 
 class WakeGate:
@@ -115,7 +121,7 @@ class SpokenAudio:
     def cover(self, until: float) -> None:
         """A transcript, or the server's word, answers for everything before this time."""
         self._covered = max(self._covered, until)
-        while self._runs and self._runs[0].end <= self._covered + _ALIGNMENT_SLACK:
+        while self._runs and self._runs[0].end <= self._covered + ALIGNMENT_SLACK:
             self._runs.popleft()
 
     def expire(self, now: float) -> None:

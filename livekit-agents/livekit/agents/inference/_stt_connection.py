@@ -190,6 +190,7 @@ class SttConnection:
             self._finish(Outcome.ENDED)
         elif stalled_at is not None and stalled_at <= now and self._session.speech_pending:
             self.failure = Failure.TRANSIENT
+            self._session.give_up()
             self._finish(APITimeoutError(f"{SERVICE} does not answer for the speech it got"))
         else:
             self._arm_timer()

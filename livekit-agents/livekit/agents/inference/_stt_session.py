@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from dataclasses import replace
 
 from ..language import LanguageCode
 from ..stt.types import RecognitionUsage, SpeechData, SpeechEvent, SpeechEventType
@@ -16,7 +18,7 @@ from ._protocol.stt import (
     TranscriptKind,
     Word,
 )
-from ._spoken_audio import SpeechGate, SpokenAudio
+from ._spoken_audio import ALIGNMENT_SLACK, SpeechGate, SpokenAudio
 
 FINALIZATION_TIMEOUT = 30.0
 """Seconds to wait for transcripts after the end of the input."""
@@ -31,6 +33,10 @@ _PREROLL = 0.5
 _NOTICED_AFTER = 1.0
 _MIN_STALLED_SPEECH = 0.3
 """Seconds of sound without an answer that make a silent server suspicious: a short word."""
+
+_PROMPT_ANSWER = 5.0
+"""Seconds of speech, and of waiting, by which a server that comments on speech while it goes on has
+said something."""
 
 _REPETITION_WINDOW = 0.1
 
@@ -51,12 +57,26 @@ class SttSession:
         language: Of transcripts that don't say.
         request_id: Of events that don't say.
         stall_timeout: Seconds of silence of the server that unanswered speech makes suspicious.
+        replayed_speech: Seconds of speech that the next connection could be given; None if it gets
+            nothing.
     """
 
-    def __init__(self, *, language: str | None, request_id: str, stall_timeout: float) -> None:
+    def __init__(
+        self,
+        *,
+        language: str | None,
+        request_id: str,
+        stall_timeout: float,
+        replayed_speech: float | None = None,
+    ) -> None:
         self.language = language
         self.request_id = request_id
         self._stall_timeout = stall_timeout
+        self._most_unheeded = (
+            math.inf if replayed_speech is None else max(_PROMPT_ANSWER, replayed_speech / 2)
+        )
+        self._comments = False
+        self._given_up = False
         self.speaking = False
         """Between START_OF_SPEECH and END_OF_SPEECH."""
         self._unbilled = 0.0
@@ -79,6 +99,9 @@ class SttSession:
         self._transcript_at = now
         self._final_seen = False
         self._finalized = False
+        self._unheeded = 0.0
+        self._guess: Transcript | None = None
+        self._guessed_until = 0.0
         self._finals: deque[tuple[float, float, str]] = deque(maxlen=16)
         self._last_final_text = ""
 
@@ -95,6 +118,7 @@ class SttSession:
             if not self._spoken.pending:
                 self._speech_at = now
             self._spoken.add(self._sent, seconds)
+            self._unheeded += seconds
         elif self._gate.got_used:
             self._spoken.dismiss(self._sent - self._gate.steady - seconds)
         self._sent += seconds
@@ -139,7 +163,17 @@ class SttSession:
         """When a server that has speech to answer for and says nothing is to be given up."""
         if self._speech_at is None or self._spoken.amount < _MIN_STALLED_SPEECH:
             return None
-        return max(self._speech_at, self._heard_at) + self._stall_timeout
+        unheeded = self._comments and not self._given_up and self._unheeded >= self._most_unheeded
+        patience = _PROMPT_ANSWER if unheeded else self._stall_timeout
+        return max(self._speech_at, self._heard_at) + patience
+
+    def give_up(self) -> None:
+        """The server is silent for too long.
+
+        Until it has transcribed something it is not suspected early again: perhaps what we take for
+        speech is none.
+        """
+        self._given_up = True
 
     # -- what to send again -----------------------------------------------------------------------
 
@@ -161,6 +195,26 @@ class SttSession:
         start = min([onset for onset in onsets if onset is not None], default=self._sent)
         return max(self.covered, start - _PREROLL)
 
+    def rescue(self, kept_from: float, *, offset: float) -> list[SpeechEvent]:
+        """The connection is over, and the audio before `kept_from` is gone: what had been heard of it?
+
+        Afterwards `covered` is where the words end that are returned as a final transcript. They are
+        those of the last one that was not final; without word timings, all of it.
+
+        Args:
+            kept_from: Seconds since the connection's first sample.
+            offset: As for `receive`.
+        """
+        guess, self._guess = self._guess, None
+        if guess is None or kept_from <= self.replay_from + ALIGNMENT_SLACK:
+            return []
+        heard = _beginning(guess, self._guessed_until, before=kept_from)
+        end = heard.start + heard.duration
+        if not heard.text or end <= self.covered:
+            return []
+        self._spoken.cover(end)
+        return [*self._usage(guess.request_id or self.request_id), self._event(heard, offset)]
+
     def stop_speaking(self) -> list[SpeechEvent]:
         """The END_OF_SPEECH that is due when nothing more will come of what was being said."""
         if not self.speaking:
@@ -180,7 +234,9 @@ class SttSession:
             now: The moment.
         """
         self._heard_at = now
+        self._unheeded = 0.0
         if isinstance(message, StartOfSpeech):
+            self._comments = True
             return self._start(message.request_id)
         if isinstance(message, SessionFinalized):
             self._finalized = True
@@ -190,8 +246,12 @@ class SttSession:
         if not isinstance(message, Transcript):
             return []
         self._transcript_at = now
+        self._given_up = False
         if message.kind is TranscriptKind.FINAL:
             return self._final(message, offset, now)
+        self._comments = True
+        if message.text:
+            self._guess, self._guessed_until = message, self._sent
         if not message.text or (message.kind is TranscriptKind.PREFLIGHT and not self.speaking):
             return []
         start = [] if message.kind is TranscriptKind.PREFLIGHT else self._start(message.request_id)
@@ -211,17 +271,8 @@ class SttSession:
         if self._is_repetition(message):
             return []
         request_id = message.request_id or self.request_id
-        events = self._start(message.request_id)
-        if self._unbilled > 0:
-            usage = RecognitionUsage(audio_duration=self._unbilled)
-            self._unbilled = 0.0
-            events.append(
-                SpeechEvent(
-                    SpeechEventType.RECOGNITION_USAGE,
-                    request_id=request_id,
-                    recognition_usage=usage,
-                )
-            )
+        events = [*self._start(message.request_id), *self._usage(request_id)]
+        self._guess = None
         self._cover(message.start + message.duration if message.duration > 0 else self._sent, now)
         self._since_final = 0.0
         self.speaking = False
@@ -229,6 +280,17 @@ class SttSession:
         events.append(self._event(message, offset))
         events.append(SpeechEvent(SpeechEventType.END_OF_SPEECH, request_id=request_id))
         return events
+
+    def _usage(self, request_id: str) -> list[SpeechEvent]:
+        if self._unbilled <= 0:
+            return []
+        usage = RecognitionUsage(audio_duration=self._unbilled)
+        self._unbilled = 0.0
+        return [
+            SpeechEvent(
+                SpeechEventType.RECOGNITION_USAGE, request_id=request_id, recognition_usage=usage
+            )
+        ]
 
     def _is_repetition(self, message: Transcript) -> bool:
         """Whether the server says a final transcript twice."""
@@ -267,6 +329,21 @@ class SttSession:
             request_id=message.request_id or self.request_id,
             alternatives=[data],
         )
+
+
+def _beginning(guess: Transcript, guessed_until: float, *, before: float) -> Transcript:
+    """The words of a transcript that begin before a moment, as a final one."""
+    guess = replace(guess, kind=TranscriptKind.FINAL)
+    if not guess.words:
+        length = guess.duration if guess.duration > 0 else guessed_until - guess.start
+        return replace(guess, duration=length)
+    words = tuple(word for word in guess.words if word.start < before)
+    if not words:
+        return replace(guess, text="")
+    text = guess.text
+    if len(words) < len(guess.words):
+        text = (" " if " " in text else "").join(word.text for word in words)
+    return replace(guess, text=text, duration=words[-1].end - guess.start, words=words)
 
 
 def _timed(word: Word, offset: float) -> TimedString:

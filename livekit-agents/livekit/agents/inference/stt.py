@@ -14,6 +14,7 @@ from .. import stt
 from .._exceptions import APIError
 from ..language import LanguageCode
 from ..log import logger
+from ..stt.replay_buffer import DEFAULT_CAPACITY
 from ..types import (
     DEFAULT_API_CONNECT_OPTIONS,
     NOT_GIVEN,
@@ -27,7 +28,7 @@ from ..vad import VADEventType
 from ._errors import Failure
 from ._protocol.stt import SessionCreate, SessionUpdate, encode_client
 from ._socket import CLOSE_TIMEOUT, GatewaySocket, SessionSource, dial
-from ._spoken_audio import CHUNK_DURATION, WakeGate, loudness
+from ._spoken_audio import CHUNK_DURATION, WakeGate, is_silence, loudness
 from ._stt_connection import SERVICE, Outcome, SttConnection
 from ._stt_models import (
     DEFAULT_SAMPLE_RATE,
@@ -116,9 +117,9 @@ DEFAULT_ENCODING: STTEncoding = "pcm_s16le"
 _PREROLL = 1.5
 """Seconds of audio from before the first sound that go with it to a new connection."""
 
-_UNANSWERED_SPEECH = 40.0
-"""Seconds of audio kept while speech has no transcript. It takes half a minute to be sure that a
-connection is dead; ordinarily the answer comes within a second or two."""
+_SILENCE_HELD = 30.0
+"""Seconds of silence kept in between speech without a transcript. It takes half a minute to be sure
+that a connection is dead; ordinarily the answer comes within a second or two."""
 
 _CONTEXT_CHARACTERS = 1750
 _MIN_STALL_TIMEOUT = 20.0
@@ -160,6 +161,7 @@ class _Arguments(TypedDict, total=False):
     http_session: aiohttp.ClientSession | None
     fallback: NotGivenOr[list[FallbackModelType] | FallbackModelType]
     conn_options: NotGivenOr[APIConnectOptions]
+    replay_duration: float
 
 
 class STT(stt.STT[Any]):
@@ -272,6 +274,7 @@ class STT(stt.STT[Any]):
         fallback: NotGivenOr[list[FallbackModelType] | FallbackModelType] = NOT_GIVEN,
         conn_options: NotGivenOr[APIConnectOptions] = NOT_GIVEN,
         vad: NotGivenOr[VAD] = NOT_GIVEN,
+        replay_duration: float = DEFAULT_CAPACITY,
     ) -> None:
         """Choose a model. Nothing is connected yet.
 
@@ -290,6 +293,13 @@ class STT(stt.STT[Any]):
             conn_options: Timeout and retries of the gateway towards the provider. Those of the
                 client are given to `stream`.
             vad: Finds the ends of utterances for models that don't. `inference.VAD` by default.
+            replay_duration: Seconds of speech that a stream keeps through a reconnect, 0 for none:
+                what was pushed while there was no connection, and what a connection took without
+                a final transcript for it. The next connection gets it first, faster than it was
+                spoken. Of more than that the oldest is lost; one warning and the counter
+                `lk.agents.stt.lost_audio_duration` tell how much. Silence (less than 100 RMS of
+                16 bits) in between does not count, up to half a minute. Words of a transcript
+                that was not final when the connection broke are final instead of lost.
 
         Raises:
             ValueError: Credentials are missing, or an argument can't be used.
@@ -317,6 +327,7 @@ class STT(stt.STT[Any]):
                 streaming=True, interim_results=True, offline_recognize=False
             )
         )
+        self.replay_duration = replay_duration
         self._sample_rate_given = is_given(sample_rate)
         self._given_vad = vad
         self._vad: VAD | None = None
@@ -504,10 +515,13 @@ class SpeechStream(stt.SpeechStream):
         self._keyterms_deferred = False
         self._one_retry_used = False
         self._after_failure = False
+        self._failed_offset: float | None = None  # of the connection that broke last
+        self._replays = stt.replay_duration > 0 and conn_options.max_retry > 0
         self._session = SttSession(
             language=opts.language if is_given(opts.language) else None,
             request_id=shortuuid("stt_request_"),
             stall_timeout=max(_MIN_STALL_TIMEOUT, 2 * conn_options.timeout),
+            replayed_speech=stt.replay_duration if self._replays else None,
         )
 
     # -- options ----------------------------------------------------------------------------------
@@ -636,6 +650,7 @@ class SpeechStream(stt.SpeechStream):
                 return
             self._replay_buffer.acknowledge(self._replay_buffer.taken - _PREROLL)
             self._after_failure = False
+            self._failed_offset = None
             self._restart_input()
 
     async def _recognize(self) -> Outcome:
@@ -679,12 +694,23 @@ class SpeechStream(stt.SpeechStream):
         now = loop.time()
         if socket.session_id is not None:
             self._session.request_id = socket.session_id
+        self._rescue_words()
         self._session.connected(now=now)
         # The age that decides about the retry budget is that of the connection.
         self._retry_budget.attempt_started()
         self._report_connection_acquired(now - began, False)
         self._report_replay()
         return socket
+
+    def _rescue_words(self) -> None:
+        """Words whose audio gave way are not lost if a transcript, though no final one, had them."""
+        offset, self._failed_offset = self._failed_offset, None
+        if offset is None:
+            return
+        events = self._session.rescue(self.start_time_offset - offset, offset=offset)
+        if events:
+            self._replay_buffer.skip(offset + self._session.covered - self._time_origin)
+            self._send_events(events)
 
     def _report_replay(self) -> None:
         seconds = self._replay_buffer.replayable
@@ -718,23 +744,20 @@ class SpeechStream(stt.SpeechStream):
             error.retryable = error.retryable and not self._one_retry_used
             self._one_retry_used = True
         self._replay_buffer.note_speech(session.speech_pending)
-        lost = self._replay_buffer.taken - self._speech_replay_capacity() - session.replay_from
-        self._replay_buffer.acknowledge(session.replay_from)
-        if session.speech_pending and lost > CHUNK_DURATION and self._replays:
-            self._report_lost_audio(lost)
-        if not self._replays:
+        if self._replays:
+            self._failed_offset = self.start_time_offset
+            self._replay_buffer.acknowledge(session.replay_from)
+        else:
+            self._replay_buffer.acknowledge(self._replay_buffer.taken)
             self._send_events(session.stop_speaking())
 
-    @property
-    def _replays(self) -> bool:
-        return self._replay_duration > 0 and self._conn_options.max_retry > 0
-
-    def _replay_capacity(self) -> float:
-        # also without retries: it holds the audio from before the first sound after a quiet time
-        return self._replay_duration
-
-    def _speech_replay_capacity(self) -> float:
-        return max(self._replay_duration, _UNANSWERED_SPEECH) if self._replay_duration else 0.0
+    def _replay_options(self) -> dict[str, Any]:
+        return {
+            "capacity": self._stt.replay_duration,
+            "lookback": _PREROLL,  # to the audio from before the first sound after a quiet time
+            "is_silence": is_silence,
+            "silence": _SILENCE_HELD,
+        }
 
     # -- events -----------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from livekit import rtc
 
@@ -39,8 +39,9 @@ class FallbackRecognizeStream(RecognizeStream):
         self._language = language
         self._probes: dict[Member, RecoveryProbe] = {}
 
-    def _replay_capacity(self) -> float:
-        return self._replay_duration  # between members also when nothing is retried
+    def _replay_options(self) -> dict[str, Any]:
+        # between members also when nothing is retried
+        return {"capacity": self._stt.replay_duration}
 
     async def _metrics_monitor_task(self, event_aiter: AsyncIterable[SpeechEvent]) -> None:
         async for _ in event_aiter:

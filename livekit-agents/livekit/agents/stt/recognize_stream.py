@@ -6,7 +6,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from livekit import rtc
 from pydantic import BaseModel
@@ -18,7 +18,7 @@ from ..log import logger
 from ..types import NOT_GIVEN, APIConnectOptions, NotGivenOr
 from ..utils import aio, is_given
 from .input_channel import InputChannel
-from .replay_buffer import DEFAULT_CAPACITY, ReplayBuffer
+from .replay_buffer import ReplayBuffer
 from .retry_budget import Action, StreamRetryBudget, Verdict
 from .types import SpeechEvent, SpeechEventType
 
@@ -52,9 +52,6 @@ class RecognizeStream(ABC, ClosesOnExit):
     class _FlushSentinel:
         """Marks a flush among the frames of the input channel."""
 
-    _replay_duration: ClassVar[float] = DEFAULT_CAPACITY
-    """Seconds of audio kept through a reconnect. A subclass may change it; 0 keeps none."""
-
     def __init__(
         self,
         *,
@@ -83,10 +80,7 @@ class RecognizeStream(ABC, ClosesOnExit):
 
         self._retry_budget = StreamRetryBudget(conn_options, clock=loop.time)
         self._replay_buffer: ReplayBuffer[RecognizeStream._FlushSentinel] = ReplayBuffer(
-            capacity=self._replay_capacity(),
-            speech_capacity=self._speech_replay_capacity(),
-            clock=loop.time,
-            on_loss=self._report_lost_audio,
+            clock=loop.time, on_loss=self._report_lost_audio, **self._replay_options()
         )
         self._time_origin = 0.0  # time line of the caller at position 0 of the buffer
         self._start_time = time.time()
@@ -389,7 +383,7 @@ class RecognizeStream(ABC, ClosesOnExit):
         if not same_kind or self._needed_sr is None or self._pushed_sr is not None:
             return 0.0
         seconds = 0.0
-        for frame in failed._replay_buffer.leftover(self._replay_capacity()):
+        for frame in failed._replay_buffer.leftover():
             self._input_ch.send_nowait(frame)
             seconds += frame.duration
         self._time_origin = max(0.0, self._time_origin - seconds)
@@ -402,11 +396,10 @@ class RecognizeStream(ABC, ClosesOnExit):
         assert isinstance(old, InputChannel)
         old.detach()
 
-    def _replay_capacity(self) -> float:
-        return self._replay_duration if self._conn_options.max_retry > 0 else 0.0
-
-    def _speech_replay_capacity(self) -> float:
-        return self._replay_capacity()
+    def _replay_options(self) -> dict[str, Any]:
+        """Of the `ReplayBuffer`. By default a stream that never reconnects keeps nothing."""
+        retries = self._conn_options.max_retry > 0
+        return {"capacity": self._stt.replay_duration if retries else 0.0}
 
     def _on_event(self, event: SpeechEvent) -> None:
         if event.type is SpeechEventType.FINAL_TRANSCRIPT:

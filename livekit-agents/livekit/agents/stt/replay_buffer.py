@@ -7,12 +7,12 @@ the input channel of a stream is a thin layer over it.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from livekit import rtc
 
+from .held_audio import EPSILON, Held, Line
 from .types import SpeechEvent, SpeechEventType
 
 T = TypeVar("T")  # what else travels among the frames: flush marks
@@ -29,24 +29,6 @@ _GAP = 1.0
 _SLACK = 0.2
 """Seconds by which a provider's time stamp may exceed the audio it got; clocks are rounded."""
 
-_EPSILON = 1e-6
-"""Less than a sample at any rate: sums of durations are equal within this many seconds."""
-
-
-class _Held(Generic[T]):
-    """An item on its way, with its place in the stream. All times in seconds."""
-
-    __slots__ = ("duration", "item", "position", "pushed_at", "replayed")
-
-    def __init__(
-        self, item: rtc.AudioFrame | T, duration: float, position: float, pushed_at: float
-    ) -> None:
-        self.item = item
-        self.duration = duration
-        self.position = position
-        self.pushed_at = pushed_at
-        self.replayed = False
-
 
 class ReplayBuffer(Generic[T]):
     """A first-in first-out queue that can be rewound to what was not acknowledged.
@@ -54,36 +36,45 @@ class ReplayBuffer(Generic[T]):
     Positions are seconds since the first pushed sample. They follow the audio; a pause in the
     audio, as from a muted microphone, counts with the time it took.
 
+    What no attempt took, and what the last one took without an answer, is one ring: when it holds
+    more than the capacity, the oldest audio gives way.
+
     Args:
-        capacity: Seconds of audio held through an outage; 0 turns replaying off, then nothing
-            is remembered and nothing is dropped.
-        speech_capacity: Seconds of audio kept while someone speaks; as `capacity` by default.
+        capacity: Seconds of audio in the ring; 0 turns replaying off, then nothing is dropped.
+        lookback: Seconds of taken audio that can be rewound to even so.
+        is_silence: Tells frames in which nobody speaks. They are kept in their places, for the
+            time line, but don't count. Without it everything counts.
+        silence: Seconds that the ring may be longer for frames that don't count.
         clock: Monotonic time in seconds.
-        on_loss: Called once per outage that lasted too long, with the seconds of audio dropped.
+        on_loss: Called once per outage in which audio gave way, with its length in seconds;
+            silence does not count.
     """
 
     def __init__(
         self,
         *,
         capacity: float = DEFAULT_CAPACITY,
-        speech_capacity: float | None = None,
+        lookback: float = 0.0,
+        is_silence: Callable[[rtc.AudioFrame], bool] | None = None,
+        silence: float = 0.0,
         clock: Callable[[], float],
         on_loss: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self._capacity = capacity
-        self._speech_capacity = capacity if speech_capacity is None else speech_capacity
+        self._memory = max(capacity, lookback)
+        self._quiet_limit = min(self._memory, _QUIET_TAIL)
+        self._is_silence = is_silence
+        self._silence = silence
         self._clock = clock
         self._on_loss = on_loss
 
-        self._waiting: deque[_Held[T]] = deque()
-        self._waiting_duration = 0.0
+        self._waiting: Line[T] = Line(is_silence)
         self._end = 0.0  # position after the last pushed sample
         self._created_at = clock()
         self._anchor: float | None = None  # clock at position 0
 
         # What the current attempt took. `_media` counts its audio only, as the provider does.
-        self._taken: deque[_Held[T]] = deque()
-        self._taken_duration = 0.0
+        self._taken: Line[T] = Line(is_silence)
         self._media = 0.0
         self._acked = 0.0
         self._answered = False
@@ -95,6 +86,7 @@ class ReplayBuffer(Generic[T]):
         self._reports_expected = True
 
         self._outage_limit: float | None = None
+        self._cut = 0.0  # seconds of taken audio without an answer that gave way
         self._dropped = 0.0
 
     # -- the queue --------------------------------------------------------------------------------
@@ -108,8 +100,7 @@ class ReplayBuffer(Generic[T]):
                 self._anchor = now
             elif now - self._anchor - self._end > _GAP:
                 self._end = now - self._anchor
-        self._waiting.append(_Held(item, duration, self._end, now))
-        self._waiting_duration += duration
+        self._waiting.append(Held(item, duration, self._end, now))
         self._end += duration
         if self._outage_limit is not None:
             self._drop_beyond(self._outage_limit)
@@ -123,22 +114,20 @@ class ReplayBuffer(Generic[T]):
         held = self._waiting.popleft()
         duration = held.duration
         if duration:
-            self._waiting_duration -= duration
             if self._attempt_position is None or self._last_replayed:
                 self._place(held)
             self._media += duration
             if self._outage_limit is not None:
                 self._outage_over()
         self._last_replayed = held.replayed
-        if self._capacity > 0 and (duration or self._taken):
+        if self._memory > 0 and (duration or self._taken.items):
             # a mark means nothing without the audio before it
             self._taken.append(held)
-            self._taken_duration += duration
-            if self._taken_duration > _QUIET_TAIL:
+            if self._taken.duration > self._quiet_limit:
                 self._trim()
         return held.item
 
-    def _place(self, held: _Held[T]) -> None:
+    def _place(self, held: Held[T]) -> None:
         """Tie the provider's clock, which counts audio only, to positions."""
         position = held.position - self._media
         if self._attempt_position is None or (
@@ -148,7 +137,7 @@ class ReplayBuffer(Generic[T]):
             self._attempt_position = position
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting.items)
 
     @property
     def last_replayed(self) -> bool:
@@ -177,14 +166,6 @@ class ReplayBuffer(Generic[T]):
         If not, audio it took silently may be speech, and all of it is kept, up to the capacity.
         """
         self._reports_expected = expected
-
-    @property
-    def _tail_limit(self) -> float:
-        if self._speech_open:
-            return self._speech_capacity
-        if not self._reports_expected:
-            return self._capacity
-        return min(self._capacity, _QUIET_TAIL)
 
     def observe(self, event: SpeechEvent, *, offset: float) -> None:
         """Learn from an event which audio need not be sent again.
@@ -227,9 +208,12 @@ class ReplayBuffer(Generic[T]):
         self._answered = True
         media = min(media, self._media)
         self._acked = max(self._acked, media)
-        start = self._media - self._taken_duration
-        while self._taken and start + self._taken[0].duration <= self._acked + _EPSILON:
-            start += self._forget_oldest()
+        taken = self._taken
+        start = self._media - taken.duration
+        if start <= self._acked + EPSILON:
+            self._cut = 0.0
+        while taken.items and start + taken.items[0].duration <= self._acked + EPSILON:
+            start += taken.popleft().duration
 
     # -- reconnecting -----------------------------------------------------------------------------
 
@@ -250,18 +234,18 @@ class ReplayBuffer(Generic[T]):
     @property
     def finished(self) -> bool:
         """Whether the provider has answered, and for all audio that is left to answer for."""
-        replayable = self._capacity > 0 and self._media > self._acked + _EPSILON
-        return self._answered and not replayable and self._waiting_duration <= _EPSILON
+        replayable = self._capacity > 0 and self._media > self._acked + EPSILON
+        return self._answered and not replayable and self._waiting.duration <= EPSILON
 
     @property
     def has_live_audio(self) -> bool:
         """Whether audio is queued that no attempt took before."""
-        return any(held.duration and not held.replayed for held in self._waiting)
+        return any(held.duration and not held.replayed for held in self._waiting.items)
 
     @property
     def replayable(self) -> float:
         """Seconds of audio in the queue that an earlier attempt had taken already."""
-        return sum(held.duration for held in self._waiting if held.replayed)
+        return sum(held.duration for held in self._waiting.items if held.replayed)
 
     def rewind(self) -> None:
         """The current attempt is over: queue what it left unanswered, for the next one.
@@ -272,60 +256,67 @@ class ReplayBuffer(Generic[T]):
         if self._anchor is None:
             self._anchor = self._created_at
         self._trim()
-        tail = self._tail()
-        self._waiting.extendleft(reversed(tail))
-        self._waiting_duration += sum(held.duration for held in tail)
+        self._dropped += min(self._cut, max(0.0, self._media - self._taken.duration - self._acked))
+        self._waiting.prepend(self._tail())
         self._taken.clear()
-        self._taken_duration = self._media = self._acked = 0.0
+        self._media = self._acked = self._cut = 0.0
         self._attempt_position = None
         self._last_replayed = False
         if self._capacity > 0 and self._outage_limit is None:
             # Audio that was waiting before the outage, such as a file pushed at once, may stay.
-            # Speech kept beyond the capacity must not be pushed out by what comes now.
-            room = self._capacity if self._speech_capacity > self._capacity else 0.0
-            self._outage_limit = max(self._capacity, self._waiting_duration + room)
+            self._outage_limit = max(self._capacity, self._waiting.counted)
 
-    def _tail(self) -> list[_Held[T]]:
-        start = self._media - self._taken_duration
-        tail = []
-        for held in self._taken:
+    def skip(self, position: float) -> None:
+        """Audio before this position turns out to be answered for, also what has given way.
+
+        For use between attempts.
+        """
+        first = self._first_waiting()
+        lost = 0.0 if first is None else max(0.0, first.position - position)
+        self._dropped = min(self._dropped, lost)
+        while first is not None and first.position + first.duration <= position + EPSILON:
+            self._waiting.drop_oldest_audio()
+            first = self._first_waiting()
+
+    def _tail(self) -> Line[T]:
+        start = self._media - self._taken.duration
+        tail: Line[T] = Line(self._is_silence)
+        for held in self._taken.items:
             covered = self._acked - start
             start += held.duration
             if covered > 0 and isinstance(held.item, rtc.AudioFrame):
-                rest = _without_start(held.item, covered)
-                held = _Held(rest, rest.duration, held.position + covered, held.pushed_at)
+                held = held.without_start(held.item, covered)
             held.replayed = True
             tail.append(held)
         return tail
 
-    def leftover(self, limit: float) -> list[rtc.AudioFrame]:
-        """The audio that nobody answered for, at the end of the stream: the last `limit` seconds.
+    def leftover(self) -> list[rtc.AudioFrame]:
+        """The audio that nobody answered for, at the end of the stream; at most the capacity.
 
         The buffer is of no use afterwards.
         """
+        if self._capacity == 0:
+            return []
         self.rewind()
-        self._drop_beyond(limit)
-        return [item for held in self._waiting if isinstance(item := held.item, rtc.AudioFrame)]
+        self._drop_beyond(self._capacity)
+        self._outage_over()
+        return [held.item for held in self._waiting.items if isinstance(held.item, rtc.AudioFrame)]
 
     # -- bounds -----------------------------------------------------------------------------------
 
     def _trim(self) -> None:
-        limit = self._tail_limit + _EPSILON
-        while self._taken_duration > limit:
-            self._forget_oldest()
-
-    def _forget_oldest(self) -> float:
-        held = self._taken.popleft()
-        self._taken_duration -= held.duration
-        return held.duration
+        """Forget taken audio that would not be replayed."""
+        taken = self._taken
+        if not self._speech_open and self._reports_expected:
+            while taken.duration > self._quiet_limit + EPSILON:
+                taken.popleft()
+            return
+        while taken.exceeds(self._memory, self._memory + self._silence):
+            self._cut += taken.popleft().counted
 
     def _drop_beyond(self, limit: float) -> None:
-        while self._waiting_duration > limit + _EPSILON:
-            oldest = self._first_waiting()
-            assert oldest is not None
-            self._waiting.remove(oldest)  # marks before it stay; there are hardly ever any
-            self._waiting_duration -= oldest.duration
-            self._dropped += oldest.duration
+        while self._waiting.exceeds(limit, limit + self._silence):
+            self._dropped += self._waiting.drop_oldest_audio().counted
 
     def _outage_over(self) -> None:
         self._outage_limit = None
@@ -333,8 +324,8 @@ class ReplayBuffer(Generic[T]):
             dropped, self._dropped = self._dropped, 0.0
             self._on_loss(dropped)
 
-    def _first_waiting(self) -> _Held[T] | None:
-        return next((held for held in self._waiting if held.duration), None)
+    def _first_waiting(self) -> Held[T] | None:
+        return next((held for held in self._waiting.items if held.duration), None)
 
     def _position_of_next(self, now: float) -> float:
         if self._anchor is None:
@@ -343,15 +334,18 @@ class ReplayBuffer(Generic[T]):
         return elapsed if elapsed - self._end > _GAP else self._end
 
 
+def check_replay_duration(seconds: float) -> float:
+    """The argument, if it is a capacity.
+
+    Raises:
+        ValueError: It is not.
+    """
+    is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if not is_number or not 0 <= seconds < float("inf"):
+        raise ValueError(
+            f"replay_duration must be a number of seconds, 0 or more (0: off), got {seconds!r}"
+        )
+    return float(seconds)
+
+
 _GUESSES = (SpeechEventType.INTERIM_TRANSCRIPT, SpeechEventType.PREFLIGHT_TRANSCRIPT)
-
-
-def _without_start(frame: rtc.AudioFrame, seconds: float) -> rtc.AudioFrame:
-    """The rest of a frame after its first ``seconds``; at least one sample of it."""
-    skip = min(round(seconds * frame.sample_rate), frame.samples_per_channel - 1)
-    return rtc.AudioFrame(
-        data=frame.data[skip * frame.num_channels :],
-        sample_rate=frame.sample_rate,
-        num_channels=frame.num_channels,
-        samples_per_channel=frame.samples_per_channel - skip,
-    )

@@ -15,6 +15,7 @@ from ..log import logger
 from ..types import DEFAULT_API_CONNECT_OPTIONS, NOT_GIVEN, APIConnectOptions, NotGivenOr
 from ..utils.retry import RetryPolicy, is_retryable
 from .recognize_stream import RecognizeStream, SpeechStream
+from .replay_buffer import DEFAULT_CAPACITY, check_replay_duration
 from .types import (
     RecognitionUsage,
     SpeakerContext,
@@ -60,6 +61,8 @@ class STT(
     implements `_recognize_impl`, and `stream` if it can recognize while audio still comes in.
     """
 
+    _replay_duration = DEFAULT_CAPACITY  # also for providers that skip the constructor
+
     def __init__(self, *, capabilities: STTCapabilities) -> None:
         """Describe the recognizer.
 
@@ -71,6 +74,24 @@ class STT(
         self._label = qualified_name(self)
         self._recognize_metrics_needed = True
         self._warned_about: set[str] = set()
+
+    @property
+    def replay_duration(self) -> float:
+        """Seconds of audio that a stream keeps through a reconnect; 10.0 by default, 0: none.
+
+        What was pushed while there was no connection, and what a connection took without a
+        transcript for it, goes to the next connection first, faster than it was spoken. When there
+        is more, the oldest is lost: one warning tells how much, and the OpenTelemetry counter
+        `lk.agents.stt.lost_audio_duration` counts it. Setting it is for streams opened afterwards.
+
+        Raises:
+            ValueError: When set to something that is no number of seconds, 0 or more.
+        """
+        return self._replay_duration
+
+    @replay_duration.setter
+    def replay_duration(self, seconds: float) -> None:
+        self._replay_duration = check_replay_duration(seconds)
 
     @property
     def metrics_metadata(self) -> Metadata:
