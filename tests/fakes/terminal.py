@@ -9,9 +9,11 @@ import re
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -43,9 +45,20 @@ class Terminal:
     def send_signal(self, number: int) -> None:
         self.process.send_signal(number)
 
-    async def shows(self, text: str, timeout: float = 20.0) -> None:
-        """Wait until a text is on the screen."""
-        await self._until(lambda: text in self.text, f"{text!r} on the screen", timeout)
+    def settings(self) -> list[Any]:
+        """How the terminal is set: echo, single keys, and so on."""
+        return termios.tcgetattr(self._master)
+
+    async def shows(self, text: str, timeout: float = 20.0, *, times: int = 1) -> None:
+        """Wait until a text is on the screen, that many times."""
+        await self._until(
+            lambda: self.text.count(text) >= times, f"{text!r} on the screen", timeout
+        )
+
+    async def takes_single_keys(self, timeout: float = 20.0) -> None:
+        """Wait until the program wants each key as it is pressed, Ctrl+C too."""
+        flags = termios.ICANON | termios.ISIG
+        await self._until(lambda: not self.settings()[3] & flags, "a wait for a key", timeout)
 
     async def exits(self, timeout: float = 20.0) -> int:
         """Wait for the end of the program. Returns its status."""

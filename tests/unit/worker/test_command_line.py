@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -269,3 +271,91 @@ async def test_the_console_fails_with_its_job(env: dict[str, str], out: Path) ->
     async with terminal(AGENT, "console", "--text", env=env) as screen:
         assert await screen.exits() == 1
         assert "KeyError" in screen.text
+
+
+# -- the keys of the console ----------------------------------------------------------------------
+
+SOUND = {"AGENT": "talk", "PYTHONPATH": str(Path(agent_program.__file__).parent / "sound")}
+
+
+async def test_one_toggles_between_talking_and_typing(env: dict[str, str], tmp_path: Path) -> None:
+    logged = {**env, **SOUND, "SOUND_LOG": str(tmp_path)}
+    async with terminal(AGENT, "console", env=logged) as screen:
+        before = screen.settings()
+        await screen.shows("talk to the agent")
+        await screen.shows("now talking to")
+        assert (tmp_path / "RawInputStream").exists()
+        screen.type("?")
+        await screen.shows("Ctrl+T toggles", times=2)
+        screen.type("\x14")
+        await screen.shows("type a line")
+        screen.type("Grüßx\x7f dich\x1b[D\n")  # a backspace, and an arrow that is no text
+        await screen.shows("you  Grüß dich")
+        await screen.shows("agent  How do you do?")
+        screen.type("\x14")
+        await screen.shows("note  talk\n")
+        assert screen.settings() != before  # keys come one by one
+        screen.interrupt()
+        assert await screen.exits() == 0
+        assert screen.settings() == before
+
+
+async def test_one_who_types_may_begin_to_talk(env: dict[str, str], tmp_path: Path) -> None:
+    logged = {**env, **SOUND, "SOUND_LOG": str(tmp_path)}
+    async with terminal(AGENT, "console", "--text", env=logged) as screen:
+        await screen.shows("now talking to")
+        assert not os.listdir(tmp_path)  # no device is opened for one who types
+        screen.type("\x14")
+        await screen.shows("note  talk\n")
+        await trace(tmp_path, "RawInputStream")
+        screen.type("\x14\n")
+        assert await screen.exits() == 0
+
+
+async def test_without_a_sound_card_one_goes_on_typing(env: dict[str, str]) -> None:
+    devices = ("--input-device", "kazoo")
+    async with terminal(AGENT, "console", "--text", *devices, env={**env, **SOUND}) as screen:
+        await screen.shows("now talking to")
+        screen.type("\x14")
+        await screen.shows("there is no usable input device 'kazoo'")
+        screen.type("Hello there\n")
+        await screen.shows("agent  How do you do?")
+        screen.type("\n")
+        assert await screen.exits() == 0
+
+
+async def test_an_unknown_device_is_named_before_anything_starts(env: dict[str, str]) -> None:
+    devices = ("--output-device", "kazoo")
+    async with terminal(AGENT, "console", *devices, env={**env, **SOUND}) as screen:
+        assert await screen.exits() == 1
+        assert "Error: there is no usable output device 'kazoo'" in screen.text
+
+
+async def test_lines_may_come_from_a_pipe(env: dict[str, str]) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(AGENT),
+        "console",
+        "--text",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, **env, "AGENT": "talk"},
+    )
+    printed, _ = await process.communicate(b"Hello there\n")
+    assert process.returncode == 0 and "agent  How do you do?" in printed.decode()
+
+
+async def test_a_console_s_program_that_is_not_there_is_told(env: dict[str, str]) -> None:
+    options = ("-m", "livekit.agents", "console", AGENT, "--connect-addr", "127.0.0.1:9")
+    async with terminal(*options, env={**env, "AGENT": "talk"}) as screen:
+        assert await screen.exits() == 1
+        assert "the program of the console can't be reached at 127.0.0.1:9" in screen.text
+
+
+@pytest.mark.parametrize("address", ["nowhere", "127.0.0.1:99999", "127.0.0.1:"])
+async def test_an_address_that_is_none_is_refused(env: dict[str, str], address: str) -> None:
+    options = ("-m", "livekit.agents", "console", AGENT, "--connect-addr", address)
+    async with terminal(*options, env={**env, "AGENT": "talk"}) as screen:
+        assert await screen.exits() == 1
+        assert f"Error: {address!r} is no address: expected HOST:PORT" in screen.text

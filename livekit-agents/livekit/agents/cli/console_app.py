@@ -15,18 +15,19 @@ from ..worker import AgentServer
 from .console import AgentsConsole
 from .console_view import ConsoleView
 from .errors import CLIError
-from .keyboard import KeyReader, LineReader
+from .keyboard import KeyReader, LineEditor, LineReader
 from .proto import CliArgs
+from .readchar import key
 from .serve import run_worker
 
 if TYPE_CHECKING:
     from ..voice import AgentSession, io
     from .console_line import FileLine
+    from .sound_card import SoundCard
 
 __all__ = ["ConsoleOptions", "run_console"]
 
-_SHORTCUTS = "Ctrl+T toggles between talking and typing, Ctrl+C ends"
-_CTRL_T = "\x14"
+_SHORTCUTS = "Ctrl+T toggles between talking and typing, ? shows this, Ctrl+C ends"
 
 
 class ConsoleOptions:
@@ -77,11 +78,15 @@ def _front(console: AgentsConsole, options: ConsoleOptions) -> _Front:
         from .console_line import FileLine
 
         return _FileFront(console, FileLine(options.input_file, options.output_file))
-    if options.text:
-        return _TextFront(console)
-    from .sound_card import SoundCard
+    if options.text and not sys.stdin.isatty():
+        return _PipeFront(console)
 
-    return _SoundFront(console, SoundCard(options.input_device, options.output_device))
+    def find_card() -> SoundCard:
+        from .sound_card import SoundCard
+
+        return SoundCard(options.input_device, options.output_device)
+
+    return _TerminalFront(console, find_card)
 
 
 class _ConsoleJob:
@@ -149,7 +154,7 @@ class _Front:
 
     def _acquired(self, console: AgentsConsole) -> None:
         session = console.io_session
-        self.view.follow(session, heard=console.console_mode == "audio")
+        self.view.follow(session)
         session.on("close", lambda _: self.leave())
         self.started(session)
 
@@ -162,39 +167,43 @@ def _synchronise(console: AgentsConsole, output: io.AudioOutput) -> None:
     console._audio_output, console._text_output = sync.audio_output, sync.text_output
 
 
-class _TextFront(_Front):
-    """One types, and reads the answers."""
+class _Typed:
+    """Lines that were typed, told to the session one after the other."""
 
-    def __init__(self, console: AgentsConsole) -> None:
-        super().__init__(console)
+    def __init__(self, front: _Front, session: AgentSession[Any]) -> None:
+        self._front = front
+        self._session = session
+        self._loop = asyncio.get_running_loop()
+        self._lines: asyncio.Queue[str | None] = asyncio.Queue()
         self._scope = TaskScope("console")
-        self._lines: asyncio.Queue[str | None] | None = None
+        self._scope.spawn(self._converse(), name="typed conversation")
+
+    def put(self, line: str | None) -> None:
+        """Somebody typed a line; None or an empty one: they have nothing more to say."""
+        try:
+            self._loop.call_soon_threadsafe(self._lines.put_nowait, line)
+        except RuntimeError:
+            pass  # the session's loop has ended
+
+    async def _converse(self) -> None:
+        try:
+            while (line := await self._lines.get()) is not None and line.strip():
+                try:
+                    await self._session.run(user_input=line)
+                except RuntimeError as error:
+                    self._front.view.show("note", f"{error}")
+                    if self._session._is_closing:
+                        return
+        finally:
+            self._front.leave()
+
+
+class _PipeFront(_Front):
+    """Lines come from a pipe or a file, and the answers go to stdout."""
 
     def started(self, session: AgentSession[Any]) -> None:
-        loop = asyncio.get_running_loop()
-        lines: asyncio.Queue[str | None] = asyncio.Queue()
-
-        def put(line: str | None) -> None:
-            try:
-                loop.call_soon_threadsafe(lines.put_nowait, line)
-            except RuntimeError:
-                pass  # the session's loop has ended
-
-        if sys.stdin.isatty():
-            self.view.show("note", "type what you say; an empty line or Ctrl+D ends")
-        self._scope.spawn(self._converse(session, lines), name="typed conversation")
-        LineReader(put, lambda: put(None)).start()
-
-    async def _converse(self, session: AgentSession[Any], lines: asyncio.Queue[str | None]) -> None:
-        try:
-            while (line := await lines.get()) is not None and line.strip():
-                try:
-                    await session.run(user_input=line)
-                except RuntimeError as error:
-                    self.view.show("note", f"{error}")
-                    return
-        finally:
-            self.leave()
+        typed = _Typed(self, session)
+        LineReader(typed.put, lambda: typed.put(None)).start()
 
 
 class _FileFront(_Front):
@@ -230,51 +239,84 @@ class _FileFront(_Front):
             self.leave()
 
 
-class _SoundFront(_Front):
-    """Microphone and loudspeaker; Ctrl+T switches to typing and back."""
+class _TerminalFront(_Front):
+    """Microphone and loudspeaker, or the keyboard; Ctrl+T switches between the two.
 
-    def __init__(self, console: AgentsConsole, card: Any) -> None:
+    Args:
+        find_card: Finds the sound card; called when one first wants to talk. Raises CLIError.
+    """
+
+    def __init__(self, console: AgentsConsole, find_card: Callable[[], SoundCard]) -> None:
         super().__init__(console)
-        self._card = card
-        self._keys = KeyReader(self._pressed)
-        self._typed: list[str] = []
+        self._find_card = find_card
+        self._card: SoundCard | None = None
+        if console.console_mode == "audio":
+            self._card = find_card()  # before anything is started
+        self._opened = False
+        self._keys = KeyReader(self._pressed, self.leave)
+        self._line = LineEditor()
+        self._typed: _Typed | None = None
+        self._early: list[str | None] = []
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         super().begin(loop)
         self._keys.__enter__()
-        self.view.show("note", f"talk to the agent; {_SHORTCUTS}. ? shows this again")
+        typing = self.console.console_mode == "text"
+        what = "type what you say; an empty line or Ctrl+D ends" if typing else "talk to the agent"
+        self.view.show("note", f"{what}; {_SHORTCUTS}")
 
     def end(self) -> None:
         self._keys.__exit__()
 
     def make_io(self, console: AgentsConsole) -> None:
-        console._audio_input, speaker = self._card.open()
-        _synchronise(console, speaker)
+        if self._card is not None:
+            self._open(self._card)
 
-    def _pressed(self, key: str) -> None:
-        if key == _CTRL_T:
-            typing = self.console.console_mode == "audio"
-            self.console.console_mode = "text" if typing else "audio"
-            self.view.show("note", "type a line" if typing else "talk")
+    def _open(self, card: SoundCard) -> None:
+        self._opened = True
+        self.console._audio_input, speaker = card.open()
+        _synchronise(self.console, speaker)
+
+    def started(self, session: AgentSession[Any]) -> None:
+        self._typed = _Typed(self, session)
+        for line in self._early:  # typed before the agent was there
+            self._typed.put(line)
+
+    def _pressed(self, pressed: str) -> None:
+        if pressed == key.CTRL_T:
+            self._toggle()
         elif self.console.console_mode == "text":
-            self._type(key)
-        elif key == "?":
+            self._type(pressed)
+        elif pressed == "?":
             self.view.show("note", _SHORTCUTS)
 
-    def _type(self, key: str) -> None:
-        if key == "\n":
-            line, self._typed = "".join(self._typed), []
-            sys.stdout.write("\r")
-            if line.strip() and self.console.io_acquired:
-                self._say(line)
-        elif key == "\x7f":
-            self._typed = self._typed[:-1]
-        else:
-            self._typed.append(key)
-        sys.stdout.write("\r\033[K" + "".join(self._typed))
-        sys.stdout.flush()
+    def _toggle(self) -> None:
+        console = self.console
+        if console.console_mode == "audio":
+            console.console_mode = "text"
+            self.view.show("note", "type a line")
+            return
+        try:
+            self._card = self._card or self._find_card()
+        except CLIError as error:
+            self.view.show("note", f"{error}")
+            return
+        if not self._opened and console.io_acquired:
+            console.io_loop.call_soon_threadsafe(self._open, self._card, context=console.io_context)
+        console.console_mode = "audio"
+        self.view.show("note", "talk")
 
-    def _say(self, line: str) -> None:
-        session = self.console.io_session
-        call: Callable[[], Any] = lambda: session.run(user_input=line)  # noqa: E731
-        self.console.io_loop.call_soon_threadsafe(call, context=self.console.io_context)
+    def _type(self, pressed: str) -> None:
+        if pressed == "?" and not self._line.text:
+            self.view.show("note", _SHORTCUTS)
+            return
+        line: str | None = None
+        if pressed != key.CTRL_D or self._line.text:
+            line = self._line.press(pressed)
+            self.view.prompt(self._line.text)
+            if line is None:
+                return
+        if self._typed is not None:
+            self._typed.put(line)
+        else:
+            self._early.append(line)

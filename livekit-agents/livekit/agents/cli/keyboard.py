@@ -9,7 +9,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["KeyReader", "LineReader"]
+from .readchar import KeyDecoder, key
+
+__all__ = ["KeyReader", "LineEditor", "LineReader"]
 
 
 class LineReader:
@@ -30,12 +32,42 @@ class LineReader:
         self._on_end()
 
 
-class KeyReader:
-    """Reads single keys from a terminal, whose settings are restored at the end of the block."""
+class LineEditor:
+    """A line that is typed key by key. No I/O."""
 
-    def __init__(self, on_key: Callable[[str], None]) -> None:
-        """Set up. `on_key` is called from a thread."""
+    def __init__(self) -> None:
+        """Start with an empty line."""
+        self.text = ""
+
+    def press(self, pressed: str) -> str | None:
+        """Take a key. Returns the line when it is complete: Enter was pressed."""
+        if pressed in (key.LF, key.CR):
+            line, self.text = self.text, ""
+            return line
+        if pressed in (key.BACKSPACE, key.CTRL_H):
+            self.text = self.text[:-1]
+        elif pressed == key.CTRL_U:
+            self.text = ""
+        elif pressed == key.CTRL_W:
+            head, _, _ = self.text.rstrip().rpartition(" ")
+            self.text = f"{head} " if head else ""
+        elif pressed.isprintable():
+            self.text += pressed
+        return None
+
+
+class KeyReader:
+    """Reads keys from a terminal, whose settings are restored at the end of the block.
+
+    Ctrl+C stays a signal.
+    """
+
+    def __init__(
+        self, on_key: Callable[[str], None], on_end: Callable[[], None] = lambda: None
+    ) -> None:
+        """Set up. Both are called from a thread; `on_end` when the terminal is gone."""
         self._on_key = on_key
+        self._on_end = on_end
         self._stop = threading.Event()
         self._settings: Any = None
         self._thread: threading.Thread | None = None
@@ -60,10 +92,21 @@ class KeyReader:
             self._settings = None
 
     def _run(self) -> None:
+        decoder = KeyDecoder()
         while not self._stop.is_set():
             ready, _, _ = select.select([sys.stdin], [], [], 0.1)
-            if ready and not self._stop.is_set():
-                key = os.read(sys.stdin.fileno(), 1).decode(errors="ignore")
-                if not key:
+            if self._stop.is_set():
+                return
+            if not ready:
+                keys = decoder.flush()
+            else:
+                try:
+                    data = os.read(sys.stdin.fileno(), 1024)
+                except OSError:  # the terminal was closed
+                    data = b""
+                if not data:
+                    self._on_end()
                     return
-                self._on_key(key)
+                keys = decoder.feed(data)
+            for pressed in keys:
+                self._on_key(pressed)

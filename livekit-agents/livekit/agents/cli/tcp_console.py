@@ -210,7 +210,17 @@ class _TcpFront(_Front):
     def make_io(self, console: AgentsConsole) -> None:
         from ..voice.remote_session import TcpSessionTransport
 
-        transport = TcpSessionTransport(*self._address)
+        class Transport(TcpSessionTransport):
+            async def start(self) -> None:
+                try:
+                    await super().start()
+                except OSError as error:
+                    raise CLIError(
+                        f"the program of the console can't be reached at {self._host}:{self._port} "
+                        f"({error}): start it first, it says where it listens"
+                    ) from None
+
+        transport = Transport(*self._address)
         output = TcpAudioOutput(transport)
         _synchronise(console, output)
         console._tcp_transport = transport
@@ -232,7 +242,7 @@ def run_tcp_console(server: AgentServer, *, address: str, record: bool, log_leve
         CLIError: The address is none.
     """
     host, _, port = address.rpartition(":")
-    if not port.isdigit():
+    if not port.isdecimal() or not 0 < int(port) < 65536:
         raise CLIError(f"{address!r} is no address: expected HOST:PORT")
     console = AgentsConsole.get_instance()
     console.enabled = True
