@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         ToolResult,
         function_tool,
     )
+    from .llm import mcp as mcp  # not in __all__: `import *` shall not load it
     from .plugin import (
         Plugin,
     )

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from ._emitter import IsolatedEmitter
 from .job import JobContext, JobExecutorType, JobProcess, JobRequest, RunningJobInfo
@@ -162,6 +162,7 @@ class ServerOptions:
 WorkerOptions = ServerOptions
 
 Entrypoint = Callable[[JobContext], Coroutine[Any, Any, None]]
+EntrypointT = TypeVar("EntrypointT", bound=Entrypoint)
 
 
 class AgentServer(IsolatedEmitter[EventTypes]):
@@ -361,16 +362,40 @@ class AgentServer(IsolatedEmitter[EventTypes]):
     def _ws_url(self) -> str:
         return str(self._options["ws_url"])
 
+    @overload
     def rtc_session(
         self,
-        func: Entrypoint | None = None,
+        func: EntrypointT,
         *,
         agent_name: str = "",
         type: ServerType = ServerType.ROOM,
         on_request: Callable[[JobRequest], Any] | None = None,
         on_session_end: Callable[[JobContext], Any] | None = None,
         on_simulation_end: Callable[..., Any] | None = None,
-    ) -> Any:
+    ) -> EntrypointT: ...
+
+    @overload
+    def rtc_session(
+        self,
+        func: None = None,
+        *,
+        agent_name: str = "",
+        type: ServerType = ServerType.ROOM,
+        on_request: Callable[[JobRequest], Any] | None = None,
+        on_session_end: Callable[[JobContext], Any] | None = None,
+        on_simulation_end: Callable[..., Any] | None = None,
+    ) -> Callable[[EntrypointT], EntrypointT]: ...
+
+    def rtc_session(
+        self,
+        func: EntrypointT | None = None,
+        *,
+        agent_name: str = "",
+        type: ServerType = ServerType.ROOM,
+        on_request: Callable[[JobRequest], Any] | None = None,
+        on_session_end: Callable[[JobContext], Any] | None = None,
+        on_simulation_end: Callable[..., Any] | None = None,
+    ) -> EntrypointT | Callable[[EntrypointT], EntrypointT]:
         """Register the entrypoint, directly or as a decorator.
 
         Args:
@@ -386,7 +411,7 @@ class AgentServer(IsolatedEmitter[EventTypes]):
             RuntimeError: If an entrypoint was registered before.
         """
 
-        def register(entrypoint: Entrypoint) -> Entrypoint:
+        def register(entrypoint: EntrypointT) -> EntrypointT:
             if self._entrypoint is not None:
                 raise RuntimeError(
                     "this AgentServer has an entrypoint already; one server runs one kind of agent"

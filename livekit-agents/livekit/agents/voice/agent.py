@@ -456,7 +456,7 @@ class AgentTask(Agent, Generic[TaskResult_T]):
         self,
         *,
         instructions: str | llm_module.Instructions,
-        chat_ctx: NotGivenOr[ChatContext] = NOT_GIVEN,
+        chat_ctx: NotGivenOr[ChatContext | None] = NOT_GIVEN,
         tools: list[Tool | Toolset] | None = None,
         stt: NotGivenOr[stt_module.STT[Any] | str | None] = NOT_GIVEN,
         vad: NotGivenOr[vad_module.VAD | None] = NOT_GIVEN,
