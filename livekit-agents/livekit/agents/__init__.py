@@ -45,8 +45,8 @@ if TYPE_CHECKING:
         ToolError,
         ToolResult,
         function_tool,
+        mcp as mcp,  # not in __all__: `import *` shall not load it
     )
-    from .llm import mcp as mcp  # not in __all__: `import *` shall not load it
     from .plugin import (
         Plugin,
     )
