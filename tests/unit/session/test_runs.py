@@ -126,6 +126,41 @@ async def test_a_run_ends_while_an_inline_task_waits_for_the_user() -> None:
         second.expect[-1].is_message(role="assistant")
 
 
+class AskWithNaturalNames(AgentTask[int]):
+    """Its tools are called as the task's own methods are."""
+
+    def __init__(self) -> None:
+        super().__init__(instructions="ask")
+
+    async def on_enter(self) -> None:
+        await self.session.say("how many?")
+
+    @function_tool
+    async def done(self, number: int) -> None:  # type: ignore[override]
+        """The user is done."""
+        self.complete(number)
+
+    @function_tool
+    async def cancel(self, reason: str) -> None:  # type: ignore[override]
+        """The user gives up."""
+
+
+async def test_a_task_may_have_tools_named_like_its_own_methods() -> None:
+    class Asker(Agent):
+        @function_tool
+        async def ask(self) -> str:
+            """Ask."""
+            return f"got {await AskWithNaturalNames()}"
+
+    llm = FakeLLM([call("ask"), call("done", '{"number": 3}', "c2"), "three it is", call("ask")])
+    async with running(Asker(instructions="x"), llm) as (session, _):
+        await session.run(user_input="go")
+        second = await session.run(user_input="three")
+        second.expect.contains_function_call_output(output="got 3")
+        await session.run(user_input="go again")  # and then it hangs up, with the task open
+    assert not session._handoffs.stack
+
+
 async def test_a_run_without_the_wanted_output_says_so() -> None:
     async with running(llm=FakeLLM(default="no idea")) as (session, _):
         with pytest.raises(UnexpectedModelBehavior, match="expected an output of type int"):

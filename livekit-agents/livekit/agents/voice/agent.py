@@ -504,6 +504,11 @@ class AgentTask(Agent, Generic[TaskResult_T]):
 
     def done(self) -> bool:
         """Whether a result or an error is set."""
+        return self._is_done
+
+    @property
+    def _is_done(self) -> bool:
+        """`done()`, also where a subclass has a tool of that name."""
         return self._fut.done()
 
     def complete(self, result: TaskResult_T | Exception) -> None:
@@ -512,7 +517,11 @@ class AgentTask(Agent, Generic[TaskResult_T]):
         Raises:
             RuntimeError: If the task is done already.
         """
-        if self._fut.done():
+        self._complete(result)
+
+    def _complete(self, result: TaskResult_T | Exception) -> None:
+        """`complete()`, also where a subclass has a tool of that name."""
+        if self._is_done:
             raise RuntimeError(f"{type(self).__name__} is already done")
         if isinstance(result, Exception):
             self._fut.set_exception(result)
@@ -524,10 +533,14 @@ class AgentTask(Agent, Generic[TaskResult_T]):
 
     def cancel(self) -> None:
         """Stop what it says and end the task with a `ToolError`, unless it is done already."""
+        self._cancel()
+
+    def _cancel(self) -> None:
+        """`cancel()`, also where a subclass has a tool of that name."""
         if self._activity is not None and not self._activity.closed:
             self._activity.interrupt(force=True)
-        if not self._fut.done():
-            self.complete(ToolError(f"AgentTask {self.id} is cancelled"))
+        if not self._is_done:
+            self._complete(ToolError(f"AgentTask {self.id} is cancelled"))
 
     def __await__(self) -> Generator[None, None, TaskResult_T]:
         from .handoff import run_inline

@@ -139,8 +139,8 @@ class Handoffs:
             reuse = await old.drain(new_activity=new)
             await old.aclose()
         for call in reversed(self.stack):
-            if not call.task.done():
-                call.task.complete(
+            if not call.task._is_done:
+                call.task._complete(
                     ToolError(f"AgentTask {call.task.id} was ended by an agent transition")
                 )
         return reuse
@@ -290,27 +290,27 @@ class Handoffs:
                 guards.append(run._guard())
 
         try:
-            if not await self._enter(call) and not task.done():
-                task.complete(
+            if not await self._enter(call) and not task._is_done:
+                task._complete(
                     ToolError(
                         f"activity doesn't start for {task.id}, likely due to session closing"
                     )
                 )
             run = self._session._global_run_state
-            if run is not None and not task.done():
+            if run is not None and not task._is_done:
                 suspended = run._suspend(call)  # it may end while the task waits for the user
-            if task.done():
+            if task._is_done:
                 keep_run_open(task)
             else:  # called before the end of the hook that completes the task can end the run
                 task._fut.add_done_callback(keep_run_open)
                 await asyncio.wait((task._fut,))
         except BaseException as error:
             task._fut.remove_done_callback(keep_run_open)
-            if not task.done():
+            if not task._is_done:
                 logger.error(
                     "The asyncio.Task finished before %s was completed.", type(task).__name__
                 )
-                task.complete(
+                task._complete(
                     RuntimeError(
                         f"the code that awaited {type(task).__name__} ended before it completed: "
                         f"{error!r}"
@@ -470,8 +470,8 @@ def _cut_short(leaving: AgentActivity, cap: float) -> None:
 
 
 def _complete_with(task: AgentTask[Any], error: BaseException) -> None:
-    if not task.done():
-        task.complete(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+    if not task._is_done:
+        task._complete(error if isinstance(error, Exception) else RuntimeError(repr(error)))
 
 
 def _give_up(waiting: asyncio.Task[Any], slot: asyncio.Lock) -> None:

@@ -223,10 +223,10 @@ class SessionClose:
             call = session._handoffs.call_of(activity)
             if call is not None and self._forced_at is None:
                 await activity.drain()
-                if not call.task.done():
+                if not call.task._is_done:
                     call.parent.interrupt(force=True)
             if call is not None:
-                call.task.cancel()
+                call.task._cancel()
             await activity.drain()
             await self._drain_tools(activity.tool_executors)
             if call is not None:
@@ -321,8 +321,8 @@ class SessionClose:
         for executor in self._session._shared_executors():
             executor.cut_off(spare=spare)
         for call in list(self._session._handoffs.stack):
-            if not call.task.done():
-                call.task.cancel()
+            if not call.task._is_done:
+                call.task._cancel()
             self._session._handoffs.hand_back(call)
         self._session._handoffs.cancel_transition()
 
