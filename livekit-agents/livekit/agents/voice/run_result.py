@@ -164,13 +164,14 @@ class RunResult(Generic[Run_T]):
 
     # -- watching ---------------------------------------------------------------------------------
 
-    def _watch_handle(self, handle: SpeechHandle) -> None:
+    def _watch_handle(self, handle: SpeechHandle, *, seen_before: bool = False) -> None:
         if self.done() or handle in self._watched:
             return
         self._watched.add(handle)
         handle._add_item_added_callback(self._item_added)
-        for item in handle.chat_items:
-            self._item_added(item)
+        if not seen_before:
+            for item in handle.chat_items:
+                self._item_added(item)
         handle.add_done_callback(self._handle_done)
 
     def _watch_task(self, task: asyncio.Future[Any]) -> None:
@@ -225,12 +226,15 @@ class RunResult(Generic[Run_T]):
         return suspended
 
     def _resume(self, suspended: Any) -> None:
-        """Watch again what an inline task had suspended, in whichever run is active now."""
+        """Watch again what an inline task had suspended, in whichever run is active now.
+
+        What it had made before is an event of the run that was active then.
+        """
         for watched in suspended:
             if watched.done():
                 continue
             if hasattr(watched, "chat_items"):
-                self._watch_handle(watched)
+                self._watch_handle(watched, seen_before=True)
             else:
                 self._watch_task(watched)
 
