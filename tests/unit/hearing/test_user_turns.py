@@ -58,7 +58,6 @@ async def test_a_turn_runs_the_hook_and_gets_a_reply() -> None:
     assert message.metrics["end_of_turn_delay"] == 0.5
     assert message.metrics["stt_metadata"]["model_provider"] == "fake-provider"
     assert made["answers_user_at"] == 12.0
-    assert not made["user_initiated"]
     metrics = activity.session.metrics[0]
     assert (metrics.end_of_utterance_delay, metrics.transcription_delay) == (0.5, 0.2)
     assert metrics.speech_id.startswith("speech_")

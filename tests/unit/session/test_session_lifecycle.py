@@ -30,6 +30,7 @@ async def test_start_announces_the_agent_before_it_listens() -> None:
     await session.start(Greeter(instructions="greet"))
     assert recorded.story == ["handoff None → greeter", "agent → listening"]
     assert session.current_agent.id == "greeter"
+    assert entered == ["initializing"]  # it enters before the state says that it listens
     assert await session.start(Greeter(instructions="ignored")) is None
     await asyncio.sleep(0)
     assert len(entered) == 1

@@ -217,7 +217,10 @@ class FunctionToolsExecutedEvent(_Event):
 
 
 class SpeechCreatedEvent(_Event):
-    """A speech was requested: by the program (`user_initiated`) or by the framework."""
+    """A speech was requested.
+
+    `user_initiated` is False for what a realtime model began by itself.
+    """
 
     type: Literal["speech_created"] = "speech_created"
     user_initiated: bool

@@ -129,14 +129,16 @@ async def _start(session: AgentSession[Any], request: StartRequest) -> None:
     else:
         await _record(session)
         await session._handoffs.switch(request.agent)
-    # no await below: either all of the session runs, or none of it
+    # no await until it runs: either all of the session does, or none of it
     session._started = True
     if session.options.ivr_detection:
         session._start_ivr()
     session._inputs.refresh_audio()
     session._inputs.refresh_video()
-    session._state.set_agent("listening")
     session._on_audio_output_changed()
+    await asyncio.sleep(0)  # `on_enter` begins before the state says that the agent listens
+    if session._state.agent == "initializing":
+        session._state.set_agent("listening")
     logger.debug(
         "session started",
         extra={

@@ -258,13 +258,10 @@ class UserTurns:
         stopped_at = turn.info.metrics.stopped_speaking_at
         if isinstance(self._activity.llm, RealtimeModel):
             # It has heard the user itself.
-            return self._activity.replies.generate_reply(
-                user_initiated=False, answers_user_at=stopped_at
-            )
+            return self._activity.replies.generate_reply(answers_user_at=stopped_at)
         return self._activity.replies.generate_reply(
             user_message=turn.message,
             chat_ctx=chat_ctx,
-            user_initiated=False,
             answers_user_at=stopped_at,
         )
 

@@ -111,14 +111,12 @@ class Replies:
         allow_interruptions: NotGivenOr[bool] = NOT_GIVEN,
         input_details: InputDetails = DEFAULT_INPUT_DETAILS,
         schedule_speech: bool = True,
-        user_initiated: bool = True,
         answers_user_at: float | None = None,
     ) -> SpeechHandle:
         """Let the model answer. See `AgentSession.generate_reply`.
 
         Args:
             schedule_speech: False prepares the reply without playing it, until it is adopted.
-            user_initiated: Whether a program asked for it, rather than a user turn.
             answers_user_at: When the user stopped speaking (`time.time()`).
         """
         activity = self._activity
@@ -130,9 +128,7 @@ class Replies:
             tool_choice = cast("ToolChoice", "none") if in_tool else activity.tool_choice
         if schedule_speech:
             self._refuse_while_paused("generate_reply")
-        handle = self._create(
-            "generate_reply", allow_interruptions, input_details, user_initiated=user_initiated
-        )
+        handle = self._create("generate_reply", allow_interruptions, input_details)
         message = user_message if is_given(user_message) else None
         if isinstance(activity.llm, RealtimeModel):
             from .realtime import reply_with_model
@@ -170,8 +166,6 @@ class Replies:
         source: Any,
         allow_interruptions: NotGivenOr[bool],
         input_details: InputDetails,
-        *,
-        user_initiated: bool = True,
     ) -> SpeechHandle:
         activity = self._activity
         allowed = allow_interruptions if is_given(allow_interruptions) else NOT_GIVEN
@@ -187,7 +181,7 @@ class Replies:
         )
         activity.session.emit(
             "speech_created",
-            SpeechCreatedEvent(user_initiated=user_initiated, source=source, speech_handle=handle),
+            SpeechCreatedEvent(user_initiated=True, source=source, speech_handle=handle),
         )
         return handle
 
@@ -233,9 +227,7 @@ class Replies:
             transcript_confidence=info.transcript_confidence,
         )
         chat_ctx = activity.agent._chat_ctx.copy()
-        handle = self.generate_reply(
-            user_message=message, chat_ctx=chat_ctx, schedule_speech=False, user_initiated=False
-        )
+        handle = self.generate_reply(user_message=message, chat_ctx=chat_ctx, schedule_speech=False)
         self._preemptive = _Preemptive(
             handle,
             message,
