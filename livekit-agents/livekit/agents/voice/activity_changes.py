@@ -64,7 +64,7 @@ class ActivityChanges:
     async def update_instructions(self, instructions: Any) -> None:
         """See `Agent.update_instructions`."""
         self._agent._instructions = instructions
-        self._record_config(AgentConfigUpdate(instructions=str(instructions)))
+        self._record_config(AgentConfigUpdate(instructions=wiring.in_words(instructions)))
         if self.realtime is not None:
             from .replies.realtime import spoken
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .._connections import Connections
-from ..llm import LLM, AgentConfigUpdate, RealtimeModel, Tool, ToolContext, Toolset
+from ..llm import LLM, AgentConfigUpdate, Instructions, RealtimeModel, Tool, ToolContext, Toolset
 from ..log import logger
 from ..types import NotGivenOr
 from ..utils import is_given
@@ -211,9 +211,16 @@ def announce_config(activity: AgentActivity) -> None:
     if agent.instructions or names:
         activity._record_config(
             AgentConfigUpdate(
-                instructions=str(agent.instructions) or None, tools_added=names or None
+                instructions=in_words(agent.instructions) or None, tools_added=names or None
             )
         )
+
+
+def in_words(instructions: Any) -> str:
+    """Instructions as they are recorded: those for voice, if nothing in them is for both."""
+    return str(instructions) or (
+        instructions.render(modality="audio") if isinstance(instructions, Instructions) else ""
+    )
 
 
 def put_instructions(activity: AgentActivity) -> None:

@@ -33,6 +33,7 @@ from .closing import (
 from .events import CloseEvent, CloseReason
 
 if TYPE_CHECKING:
+    from .agent import Agent
     from .agent_activity import AgentActivity
     from .agent_session import AgentSession
     from .tool_executor import ToolExecutor
@@ -346,6 +347,7 @@ class SessionClose:
         for activity in self._activities:
             plan.attempt("subscriptions", activity.release_subscriptions)
             activity._release_agent()
+            _end_task(activity.agent)
         session._activity = None
 
     def _end_teardowns(self, seconds: float) -> Any:
@@ -410,6 +412,14 @@ class SessionClose:
         for activity in self._activities:
             names += activity.unsettled(what)
         return names
+
+
+def _end_task(agent: Agent) -> None:
+    """A task that had the floor as a plain agent, awaited by nobody's tool, ends with the session."""
+    from .agent import AgentTask
+
+    if isinstance(agent, AgentTask) and not agent.done():
+        agent.cancel()
 
 
 @contextmanager
