@@ -20,6 +20,7 @@ from livekit.agents.utils.aio import Deadline, TaskScope
 from .completions import CompletionRoute
 from .faults import Fault
 from .memory_network import MemoryNetwork
+from .realtime_route import RealtimeRoute
 from .recognizers import Emit, Recognizer, ToneRecognizer
 from .records import ConnectionRecord
 from .speech_routes import BargeinRoute, EotRoute, SttRoute, TtsRoute
@@ -99,6 +100,7 @@ class GatewayEmulator:
         self.standing: dict[str, Fault] = {}
         """For each route, that of connections for which none is queued."""
         self.completions = CompletionRoute()
+        self.realtime = RealtimeRoute(self)
         self.posts: list[tuple[str, Any, dict[str, str]]] = []
         """Other requests: path, body and headers."""
         self._wires: set[Wire] = set()
@@ -119,6 +121,7 @@ class GatewayEmulator:
             "tts": TtsRoute(self),
             "bargein": BargeinRoute(),
             "eot": EotRoute(),
+            "realtime": self.realtime,
         }
         for name, route in routes.items():
             app.router.add_get(f"/v1/{name}", functools.partial(self._websocket, name, route.serve))

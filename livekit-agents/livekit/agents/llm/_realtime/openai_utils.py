@@ -94,7 +94,7 @@ def calculate_confidence_from_logprobs(logprobs: Sequence[Any] | None) -> float 
     ]
     if not values:
         return None
-    return min(1.0, math.exp(sum(values) / len(values)))
+    return math.exp(min(0.0, sum(values) / len(values)))
 
 
 def _short_call_id(call_id: str) -> str:
@@ -103,8 +103,12 @@ def _short_call_id(call_id: str) -> str:
     return hashlib.sha256(call_id.encode()).hexdigest()[:_MAX_CALL_ID]
 
 
-def livekit_item_to_openai_item(item: ChatItem) -> Event:
+def livekit_item_to_openai_item(item: ChatItem, *, legacy: bool = False) -> Event:
     """The server's form of a message, a call or an output.
+
+    Args:
+        item: The item.
+        legacy: For the first version of the protocol, which Azure still has.
 
     Raises:
         ValueError: For another kind of item.
@@ -126,14 +130,15 @@ def livekit_item_to_openai_item(item: ChatItem) -> Event:
         }
     if isinstance(item, ChatMessage):
         role = "system" if item.role == "developer" else item.role
-        parts = [part for content in item.content for part in _parts(role, content)]
+        parts = [part for content in item.content for part in _parts(role, content, legacy)]
         return {"type": "message", "id": item.id, "role": role, "content": parts}
     raise ValueError(f"an item of type {item.type!r} has no form in the realtime protocol")
 
 
-def _parts(role: str, content: Any) -> list[Event]:
+def _parts(role: str, content: Any, legacy: bool) -> list[Event]:
     if isinstance(content, str):
-        return [{"type": "output_text" if role == "assistant" else "input_text", "text": content}]
+        spoken = "text" if legacy else "output_text"
+        return [{"type": spoken if role == "assistant" else "input_text", "text": content}]
     if role != "user":
         return []
     if isinstance(content, ImageContent):
@@ -175,6 +180,8 @@ def openai_item_to_livekit_item(item: Any) -> ChatItem:
         raise ValueError(f"the server sent an item of an unknown type: {kind!r}")
     content: list[Any] = []
     for part in raw.get("content") or ():
+        if not isinstance(part, Mapping):
+            continue
         if part.get("type") == "input_image" and part.get("image_url"):
             content.append(ImageContent(image=part["image_url"]))
         elif text := part.get("text") or part.get("transcript"):
