@@ -60,6 +60,7 @@ class Conversation:
         self._response: asyncio.Task[None] | None = None
         self._response_id = ""
         self._user_item = ""
+        self._turn: asyncio.Task[None] | None = None
         self._recognizer: Any = None
 
     @property
@@ -186,7 +187,7 @@ class Conversation:
             self._user_item = self._new_id("item")
             self._scope.spawn(self._speech_started(self._user_item))
         elif isinstance(message, Transcript) and message.kind is TranscriptKind.FINAL:
-            self._scope.spawn(self._turn_over(self._user_item, message.text))
+            self._turn = self._scope.spawn(self._turn_over(self._user_item, message.text))
 
     async def _speech_started(self, item_id: str) -> None:
         await self._send("input_audio_buffer.speech_started", item_id=item_id, audio_start_ms=0)
@@ -197,6 +198,8 @@ class Conversation:
         self._user_item = self._new_id("item")
         if self._recognizer is not None:
             self._recognizer.finalize()
+        if self._turn is not None:
+            await self._turn
 
     async def _turn_over(self, item_id: str, words: str) -> None:
         detection = self._detection

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         OverlappingSpeechEvent,
     )
     from .llm import LLM, LLMModels, LLMStream, llm_from_model_string
+    from .realtime import RealtimeModel, RealtimeSession
     from .stt import STT, STTModels
     from .tts import TTS, TTSModels
     from .vad import VAD, VADModels
@@ -46,7 +47,9 @@ __all__ = [
     "LemonSliceOptions",
     "OpenAIRealtimeModels",
     "OverlappingSpeechEvent",
+    "RealtimeModel",
     "RealtimeModels",
+    "RealtimeSession",
     "STTModels",
     "TTSModels",
     "TurnDetector",
@@ -76,7 +79,9 @@ __getattr__, __dir__ = attach(
         "LemonSliceOptions": ".avatar",
         "OpenAIRealtimeModels": "._realtime_models",
         "OverlappingSpeechEvent": ".interruption",
+        "RealtimeModel": ".realtime",
         "RealtimeModels": "._realtime_models",
+        "RealtimeSession": ".realtime",
         "STT": ".stt",
         "STTModels": ".stt",
         "TTS": ".tts",

@@ -415,14 +415,12 @@ def llm_from_model_string(model: str) -> Any:
     """
     from ._realtime_models import is_duplex_model, is_realtime_model
 
-    if is_duplex_model(model) or is_realtime_model(model):
-        kind = "DuplexModel" if is_duplex_model(model) else "RealtimeModel"
-        try:
-            from . import realtime  # type: ignore[attr-defined, unused-ignore]
-        except ImportError:
-            raise ValueError(
-                f"{model} is a realtime model: make it with the plugin of its provider, such as "
-                "livekit-plugins-openai, and pass the object"
-            ) from None
-        return getattr(realtime, kind).from_model_string(model)
+    if is_duplex_model(model):
+        from .realtime import DuplexModel
+
+        return DuplexModel.from_model_string(model)
+    if is_realtime_model(model):
+        from .realtime import RealtimeModel
+
+        return RealtimeModel.from_model_string(model)
     return LLM.from_model_string(model)

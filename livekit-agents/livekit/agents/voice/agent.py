@@ -571,13 +571,17 @@ def resolve_llm(value: Any) -> NotGivenOr[Any]:
     if isinstance(value, str):
         from ..inference import llm_from_model_string
 
-        return _owned(llm_from_model_string(value))
+        return _owned(_adapted(llm_from_model_string(value)))
+    return _adapted(value)
+
+
+def _adapted(model: Any) -> Any:
     duplex = sys.modules.get("livekit.agents.llm.duplex")  # loaded by whoever made such a model
-    if duplex is not None and isinstance(value, duplex.DuplexModel):
+    if duplex is not None and isinstance(model, duplex.DuplexModel):
         from ..llm import DuplexRealtimeAdapter
 
-        return DuplexRealtimeAdapter(value)
-    return value
+        return DuplexRealtimeAdapter(model)
+    return model
 
 
 def _owned(model: Any) -> Any:

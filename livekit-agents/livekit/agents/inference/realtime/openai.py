@@ -6,14 +6,13 @@ from typing import Any, Literal
 
 import aiohttp
 
-from ..._exceptions import APIConnectionError
 from ...llm._realtime.openai import (
     DEFAULT_VOICE,
     RealtimeModel as _RealtimeModel,
     RealtimeSession as _RealtimeSession,
     process_base_url,
 )
-from ...llm._realtime.openai_utils import Event
+from ...llm._realtime.openai_utils import AS_PROVIDED, Event
 from ...llm.tool_context import ToolChoice
 from ...log import logger
 from ...types import DEFAULT_API_CONNECT_OPTIONS, NOT_GIVEN, APIConnectOptions, NotGivenOr
@@ -58,7 +57,7 @@ def is_final(error: Any) -> bool:
         return False
     code = error.get("code")
     reported = ServerError(
-        code=code if isinstance(code, (int, str)) else "",
+        code=code if isinstance(code, (int, str)) and not isinstance(code, bool) else -1,
         message=str(error.get("message") or ""),
         body=error,
     )
@@ -151,12 +150,11 @@ class RealtimeModel(_RealtimeModel):
         self._inference_class = inference_class if is_given(inference_class) else None
         self._served_by = provider
         self._provider_label = "livekit"
-        self._left_to_provider: frozenset[str] = frozenset()
         if not openais:
-            options = {"voice": voice, "transcription": input_audio_transcription}
-            self._left_to_provider = frozenset(
-                name for name, value in options.items() if not is_given(value)
-            )
+            if not is_given(voice):
+                self._opts.voice = None
+            if not is_given(input_audio_transcription):
+                self._opts.transcription = AS_PROVIDED
 
     @classmethod
     def from_model_string(cls, model: str) -> RealtimeModel:
@@ -206,17 +204,8 @@ class RealtimeSession(_RealtimeSession):
         return process_base_url(model._gateway.base_url, model.model), headers
 
     def _wrap_session_update(self, session: Event) -> Event:
-        """The address says which model it is; options the caller left open are the provider's."""
-        session = {name: value for name, value in session.items() if name != "model"}
-        audio = {name: dict(part) for name, part in session.get("audio", {}).items()}
-        if "format" in audio.get("input", {}):  # all options, not a change of one
-            if "voice" in self._hosted._left_to_provider:
-                audio["output"].pop("voice", None)
-            if "transcription" in self._hosted._left_to_provider:
-                del audio["input"]["transcription"]
-        if audio:
-            session["audio"] = audio
-        return super()._wrap_session_update(session)
+        # The address says which model it is.
+        return super()._wrap_session_update({k: v for k, v in session.items() if k != "model"})
 
     def _is_fatal_error(self, error: Any) -> bool:
         return super()._is_fatal_error(error) or is_final(error)

@@ -9,7 +9,12 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from ...types import APIConnectOptions
 from ..tool_context import ToolChoice, ToolContext
 from ._input_audio import SAMPLE_RATE
-from .openai_utils import DEFAULT_MAX_RESPONSE_OUTPUT_TOKENS, Event, to_oai_tool_choice
+from .openai_utils import (
+    AS_PROVIDED,
+    DEFAULT_MAX_RESPONSE_OUTPUT_TOKENS,
+    Event,
+    to_oai_tool_choice,
+)
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 
@@ -93,19 +98,18 @@ def session_config(
         audio_out["voice"] = opts.voice
     if opts.speed is not None:
         audio_out["speed"] = opts.speed
+    audio_in: Event = {
+        "format": _FORMAT,
+        "turn_detection": turn_detection,
+        "noise_reduction": opts.noise_reduction,
+    }
+    if opts.transcription != AS_PROVIDED:
+        audio_in["transcription"] = opts.transcription
     session: Event = {
         "type": "realtime",
         "model": opts.model,
         "output_modalities": ["audio"] if "audio" in opts.modalities else ["text"],
-        "audio": {
-            "input": {
-                "format": _FORMAT,
-                "turn_detection": turn_detection,
-                "transcription": opts.transcription,
-                "noise_reduction": opts.noise_reduction,
-            },
-            "output": audio_out,
-        },
+        "audio": {"input": audio_in, "output": audio_out},
         "max_output_tokens": DEFAULT_MAX_RESPONSE_OUTPUT_TOKENS,
         "tool_choice": to_oai_tool_choice(tool_choice),
     }

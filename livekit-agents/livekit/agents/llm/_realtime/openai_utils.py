@@ -37,6 +37,8 @@ DEFAULT_TURN_DETECTION: Event = {
     "eagerness": "medium",
 }
 DEFAULT_INPUT_AUDIO_TRANSCRIPTION: Event = {"model": "gpt-4o-mini-transcribe"}
+AS_PROVIDED: Event = {}
+"""A transcription that takes place without being asked for, the way the provider does it."""
 DEFAULT_TOOL_CHOICE: ToolChoice = "auto"
 DEFAULT_MAX_RESPONSE_OUTPUT_TOKENS = "inf"
 DEFAULT_MAX_SESSION_DURATION = 20 * 60.0
@@ -190,6 +192,7 @@ def openai_item_to_livekit_item(item: Any) -> ChatItem:
 
 
 __all__ = [
+    "AS_PROVIDED",
     "AZURE_DEFAULT_INPUT_AUDIO_TRANSCRIPTION",
     "AZURE_DEFAULT_TURN_DETECTION",
     "DEFAULT_INPUT_AUDIO_TRANSCRIPTION",
