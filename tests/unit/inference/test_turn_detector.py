@@ -129,6 +129,8 @@ async def test_an_idle_end_is_no_reason_to_fall_back() -> None:
     async with emulated() as (gateway, session):
         gateway.standing["eot"] = faults.idle_recycle(20.0, variant="close_only")
         async with _cloud(gateway, session) as (_, stream, _):
+            assert gateway.dials("eot") == 0
+            stream.push_audio(_frame(NOISE))
             await asyncio.sleep(60.0)
             assert gateway.open_connections == [] and gateway.dials("eot") == 1
             stream.push_audio(_frame(QUIET))

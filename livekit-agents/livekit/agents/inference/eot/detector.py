@@ -15,7 +15,6 @@ from ...types import (
 )
 from ...utils import is_dev_mode, is_given, is_hosted
 from ...utils.aio import TaskScope
-from .._socket import SessionSource
 from .._utils import Gateway
 from .base import DEFAULT_SAMPLE_RATE, TurnDetectorOptions, _BaseStreamingTurnDetector
 from .languages import (
@@ -25,11 +24,14 @@ from .languages import (
     TurnDetectorModels,
     TurnDetectorVersions,
 )
-from .stream import TurnDetectorStream
-from .transports import Answer, _CloudTransport, _CloudTransportOptions
 
 if TYPE_CHECKING:
     import aiohttp
+
+    from .._socket import SessionSource
+    from .cloud_transport import CloudTransport
+    from .stream import TurnDetectorStream
+    from .transports import Answer
 
 __all__ = ["TurnDetector", "TurnDetectorModels", "TurnDetectorVersions"]
 
@@ -44,7 +46,7 @@ class TurnDetector(_BaseStreamingTurnDetector):
         AgentSession(turn_detection=inference.TurnDetector(), vad=inference.VAD(), ...)
 
     The model runs in the process (``"v1-mini"``), or behind the gateway (``"v1"``), with the one in
-    the process as a fallback.
+    the process as a fallback. A session that is given no turn detection uses one of these.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class TurnDetector(_BaseStreamingTurnDetector):
         http_session: aiohttp.ClientSession | None = None,
         conn_options: APIConnectOptions = DEFAULT_API_CONNECT_OPTIONS,
     ) -> None:
-        """Choose a model. Nothing is loaded or connected yet.
+        """Choose a model. It is loaded, or connected to, when a stream hears its first frame.
 
         Args:
             version: ``"v1"`` behind the gateway, ``"v1-mini"`` in the process. By default the
@@ -103,7 +105,8 @@ class TurnDetector(_BaseStreamingTurnDetector):
             )
         )
         self._local_fallback = local_fallback
-        self._session = SessionSource(http_session)
+        self._http_session = http_session
+        self._session: SessionSource | None = None
         self._conn_options = conn_options
         self._streams: weakref.WeakSet[TurnDetectorStream] = weakref.WeakSet()
         self._closed = False
@@ -131,7 +134,7 @@ class TurnDetector(_BaseStreamingTurnDetector):
     def stream(
         self, *, conn_options: APIConnectOptions = DEFAULT_API_CONNECT_OPTIONS
     ) -> TurnDetectorStream:
-        """Start to listen.
+        """Start to listen: nothing happens before the first frame.
 
         Args:
             conn_options: The connect timeout, if another than that of the object.
@@ -141,6 +144,8 @@ class TurnDetector(_BaseStreamingTurnDetector):
         """
         if self._closed:
             raise RuntimeError("this TurnDetector is closed: make another one")
+        from .stream import TurnDetectorStream
+
         if conn_options is DEFAULT_API_CONNECT_OPTIONS:
             conn_options = self._conn_options
         own = self._opts.thresholds
@@ -163,10 +168,15 @@ class TurnDetector(_BaseStreamingTurnDetector):
 
     def _open_cloud(
         self, stream: TurnDetectorStream, conn_options: APIConnectOptions
-    ) -> _CloudTransport:
+    ) -> CloudTransport:
+        from .._socket import SessionSource
+        from .cloud_transport import CloudTransport, CloudTransportOptions
+
         assert self._gateway is not None
-        return _CloudTransport(
-            _CloudTransportOptions(
+        if self._session is None:
+            self._session = SessionSource(self._http_session)
+        return CloudTransport(
+            CloudTransportOptions(
                 gateway=self._gateway,
                 session=self._session,
                 sample_rate=self._opts.sample_rate,

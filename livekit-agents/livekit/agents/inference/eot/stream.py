@@ -7,21 +7,18 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from livekit import rtc
-
 from ...log import logger
 from ...utils.aio import TaskScope
 from ...voice.turn import TurnDetectionEvent
 from .base import DEFAULT_PREDICTION_TIMEOUT
 from .languages import CLOUD_MODEL, LOCAL_MODEL, ThresholdOptions
-from .transports import (
-    Answer,
-    _CloudTransport,
-    _LocalTransport,
-    _StreamingTurnDetectionTransport,
-)
+from .local_model import RecentAudio
+from .local_transport import LocalTransport
+from .transports import Answer, Transport
 
 if TYPE_CHECKING:
+    from livekit import rtc
+
     from ...language import LanguageCode
     from .detector import TurnDetector
 
@@ -42,9 +39,9 @@ class TurnDetectorStream:
         thresholds: ThresholdOptions,
         sample_rate: int,
         local_fallback: bool,
-        open_cloud: Callable[[TurnDetectorStream], _CloudTransport] | None,
+        open_cloud: Callable[[TurnDetectorStream], Transport] | None,
     ) -> None:
-        """Begin to listen.
+        """Begin to listen. The model is loaded or dialled when the first frame or question comes.
 
         Args:
             detector: On which metrics are reported.
@@ -62,20 +59,19 @@ class TurnDetectorStream:
         self._local_fallback = local_fallback
         self._loop = asyncio.get_running_loop()
         self._scope = TaskScope("turn detector stream")
-        self._resampler: rtc.AudioResampler | None = None
+        self._recent = RecentAudio()
         self._format: tuple[int, int] | None = None
         self._format_reported = False
         self._request_id: str | None = None
-        self._asked_at = 0.0
         self._asked_wall = 0.0
         self._open: asyncio.Future[TurnDetectionEvent] | None = None
         self._closed = False
         self._fell_back = False
         self._degraded = False
         self._local_failure_reported = False
-        self._transport: _StreamingTurnDetectionTransport | None = (
-            self._local() if open_cloud is None else open_cloud(self)
-        )
+        self._on_degraded: Callable[[], None] | None = None
+        self._open_cloud = open_cloud
+        self._transport: Transport | None = None
 
     # -- what it is -------------------------------------------------------------------------------
 
@@ -120,28 +116,26 @@ class TurnDetectorStream:
 
     def push_audio(self, frame: rtc.AudioFrame) -> None:
         """Take a frame of the user (int16). Ignored after the end."""
-        if self._closed or self._transport is None:
+        transport = self._opened()
+        if transport is None:
             return
         form = (frame.sample_rate, frame.num_channels)
         if self._format is None:
             self._format = form
-            if frame.sample_rate != self._sample_rate:
-                self._resampler = rtc.AudioResampler(
-                    frame.sample_rate,
-                    self._sample_rate,
-                    num_channels=frame.num_channels,
-                    quality=rtc.AudioResamplerQuality.QUICK,
-                )
         elif form != self._format:
             if not self._format_reported:
                 self._format_reported = True
                 logger.error("a frame with different audio format was already pushed")
             return
-        if self._resampler is None:
-            self._transport.push(frame.data.tobytes())
-            return
-        for piece in self._resampler.push(frame):
-            self._transport.push(piece.data.tobytes())
+        self._recent.push(frame)
+        transport.push(frame)
+
+    def _opened(self) -> Transport | None:
+        """Who answers; None when nobody does, any more."""
+        if self._transport is None and not self._closed and not self._degraded:
+            cloud = self._open_cloud if self._thresholds.model == CLOUD_MODEL else None
+            self._transport = self._local() if cloud is None else cloud(self)
+        return self._transport
 
     def flush(self, reason: str | None = None) -> None:
         """The audio so far is dealt with: forget it.
@@ -149,8 +143,7 @@ class TurnDetectorStream:
         Args:
             reason: Why, for logs.
         """
-        if self._resampler is not None:
-            self._resampler.flush()
+        self._recent.clear()
         if self._transport is not None and not self._closed:
             self._transport.flush()
         self.cancel_inference()
@@ -172,13 +165,13 @@ class TurnDetectorStream:
         self._settle(0.0)
         future: asyncio.Future[TurnDetectionEvent] = self._loop.create_future()
         self._asked_wall = time.time()
-        if self._closed or self._transport is None:
+        transport = self._opened()
+        if transport is None:
             future.set_result(self._event(1.0))
             return future
         self._open = future
-        self._asked_at = self._loop.time()
-        self._request_id = self._transport.new_request_id()
-        self._transport.ask(self._request_id)
+        self._request_id = transport.new_request_id()
+        transport.ask(self._request_id)
         return future
 
     def cancel_inference(self, *, timed_out: bool = False) -> None:
@@ -216,14 +209,39 @@ class TurnDetectorStream:
 
     # -- failures ---------------------------------------------------------------------------------
 
-    def _local(self) -> _LocalTransport:
-        return _LocalTransport(self._on_answer, self._on_local_failure)
+    def when_degraded(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once when nobody answers any more; at once if that is so already."""
+        self._on_degraded = callback
+        if self._degraded:
+            callback()
+
+    def _degrade(self, error: Exception) -> None:
+        self._degraded = True
+        logger.warning("turn detection is off, turns end by silence alone: %s", error)
+        self._settle(1.0)
+        if self._on_degraded is not None:
+            self._on_degraded()
+
+    def _local(self) -> Transport:
+        return LocalTransport(
+            self._recent,
+            on_answer=self._on_answer,
+            on_failure=self._on_local_failure,
+            on_unusable=self._on_local_unusable,
+        )
 
     def _on_local_failure(self, error: Exception) -> None:
         self._settle(1.0)
         if not self._local_failure_reported:
             self._local_failure_reported = True
-            logger.warning("the local turn detector can't be used: turns end by silence alone")
+            logger.warning(
+                "the local turn detector does not answer, turns end by silence alone until it does",
+                exc_info=error,
+            )
+
+    def _on_local_unusable(self, error: Exception) -> None:
+        self._transport = None
+        self._degrade(error)
 
     def _on_session(self, created: Any) -> None:
         """The gateway tells its thresholds. Raises what ends the connection."""
@@ -248,10 +266,9 @@ class TurnDetectorStream:
             self._thresholds._fall_back()
             self._transport = self._local()
             logger.warning("turn detection falls back to the local model: %s", error)
+            self._settle(1.0)
         else:
-            self._degraded = True
-            logger.warning("turn detection is off, turns end by silence alone: %s", error)
-        self._settle(1.0)
+            self._degrade(error)
 
     async def aclose(self) -> None:
         """Stop at once. Whoever waits for an answer gets "no" (0.0). Idempotent."""
