@@ -28,14 +28,14 @@ def test_options_choose_the_kind() -> None:
     fixed = create_endpointing({"mode": "fixed", "min_delay": 0.4, "max_delay": 2.0})
     assert type(fixed) is BaseEndpointing
     assert (fixed.min_delay, fixed.max_delay) == (0.4, 2.0)
-    dynamic = create_endpointing(resolve_endpointing({"mode": "dynamic", "alpha": 0.2}, None))
+    dynamic = create_endpointing(resolve_endpointing({"mode": "dynamic", "alpha": 0.2}, streaming=False))
     assert isinstance(dynamic, DynamicEndpointing)
     assert dynamic.min_delay == 0.5
 
 
 def test_options_are_not_changed_by_resolving_them() -> None:
     options: EndpointingOptions = {"min_delay": 0.4}
-    resolve_endpointing(options, None, {"max_delay": 1.0})
+    resolve_endpointing(options, {"max_delay": 1.0}, streaming=False)
     assert options == {"min_delay": 0.4}
 
 

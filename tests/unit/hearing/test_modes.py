@@ -22,6 +22,7 @@ from livekit.agents.voice.hearing.modes import (
 
 STREAMING = FakeStreamingDetector()
 TEXT = FakeTextDetector()
+DEFAULT = FakeStreamingDetector()
 
 
 @dataclass
@@ -34,6 +35,9 @@ class Choices:
     interruption_mode: Any = NOT_GIVEN
     allow_interruptions: bool = True
     server_turn_detection: bool = False
+
+    def default_turn_detector(self) -> Any:
+        return DEFAULT
 
 
 def pipeline(asked: Any = NOT_GIVEN, **parts: Any) -> Choices:
@@ -53,8 +57,28 @@ def test_what_works_is_taken(asked: Any, caplog: pytest.LogCaptureFixture) -> No
     assert caplog.text == ""
 
 
-def test_nothing_asked_lets_silence_decide() -> None:
-    assert resolve_turn_detection(pipeline()) is None
+def test_nothing_asked_takes_the_default_detector() -> None:
+    assert resolve_turn_detection(pipeline()) is DEFAULT
+
+
+@pytest.mark.parametrize("missing", ["vad", "stt"])
+def test_the_default_detector_stays_away_where_it_can_not_work(
+    missing: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    choices = pipeline()
+    setattr(choices, missing, None)
+    assert resolve_turn_detection(choices) is None
+    assert resolve_turn_detection(pipeline(), text_only=True) is None
+    assert caplog.text == ""
+
+
+def test_the_default_detector_gives_way_to_a_vad_that_leaves_it_no_time(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    choices = pipeline()
+    choices.vad.min_silence_duration = 0.1
+    assert resolve_turn_detection(choices) is None
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(
@@ -134,7 +158,9 @@ def test_choosing_how_to_interrupt_takes_the_turns_from_the_server() -> None:
             None,
             True,
         ),
-        (realtime(turn_detection=False, vad=FakeVAD()), "vad", False),
+        (realtime(turn_detection=False, vad=FakeVAD()), DEFAULT, False),
+        (realtime(None, turn_detection=False, vad=FakeVAD()), "vad", False),
+        (realtime(vad=FakeVAD()), None, False),
     ],
 )
 def test_turn_detection_with_a_realtime_model(
@@ -152,7 +178,7 @@ def test_a_realtime_model_does_not_follow_an_stt(caplog: pytest.LogCaptureFixtur
 
 
 def test_a_vad_nobody_chose_does_not_find_a_realtime_models_turns() -> None:
-    choices = realtime(turn_detection=False, vad=FakeVAD())
+    choices = realtime(None, turn_detection=False, vad=FakeVAD())
     choices.using_default_vad = True
     assert resolve_turn_detection(choices) is None
 

@@ -24,19 +24,21 @@ from livekit.agents.voice.turn import (
     ],
 )
 def test_default_delays_depend_on_the_detector(detection: Any, delays: tuple[float, float]) -> None:
-    resolved = resolve_endpointing({}, detection)
+    resolved = resolve_endpointing({}, streaming=is_streaming_detector(detection))
     assert (resolved["min_delay"], resolved["max_delay"]) == delays
     assert (resolved["mode"], resolved["alpha"]) == ("fixed", 0.9)
 
 
 def test_the_agents_keys_lie_over_the_sessions() -> None:
-    resolved = resolve_endpointing({"min_delay": 1.0, "alpha": 0.5}, None, {"min_delay": 0.2})
+    resolved = resolve_endpointing(
+        {"min_delay": 1.0, "alpha": 0.5}, {"min_delay": 0.2}, streaming=False
+    )
     assert (resolved["min_delay"], resolved["max_delay"], resolved["alpha"]) == (0.2, 3.0, 0.5)
 
 
 def test_a_default_gives_way_to_what_was_given() -> None:
-    assert resolve_endpointing({"min_delay": 4.0}, None)["max_delay"] == 4.0
-    assert resolve_endpointing({"max_delay": 0.1}, None)["min_delay"] == 0.1
+    assert resolve_endpointing({"min_delay": 4.0}, streaming=False)["max_delay"] == 4.0
+    assert resolve_endpointing({"max_delay": 0.1}, streaming=True)["min_delay"] == 0.1
 
 
 @pytest.mark.parametrize(
@@ -50,7 +52,7 @@ def test_a_default_gives_way_to_what_was_given() -> None:
 )
 def test_impossible_delays_are_refused(options: Any) -> None:
     with pytest.raises(ValueError, match="endpointing"):
-        resolve_endpointing(options, None)
+        resolve_endpointing(options, streaming=True)
 
 
 @pytest.mark.parametrize(

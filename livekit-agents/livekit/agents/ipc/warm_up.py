@@ -6,6 +6,7 @@ Under the fork server this runs in the server, and the processes share the resul
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import os
 import pkgutil
 
@@ -20,6 +21,7 @@ _MODULES = (
     "livekit.agents.ipc.job_runtime",
     "livekit.agents.ipc.session_end",
     "livekit.agents.inference.vad",
+    "livekit.agents.inference.eot.stream",
 )
 _WHOLE = "livekit.agents.voice"
 """A package of which a session uses nearly everything, module by module, when it first does."""
@@ -48,8 +50,6 @@ def warm_up() -> None:
         return
     _done = True
     modules: tuple[str, ...] = (*_MODULES, *_modules_of(_WHOLE))
-    if os.environ.get(_PRELOAD_ENV, "1").lower() in ("0", "false", "no", "off"):
-        modules = tuple(name for name in modules if name != "livekit.agents.inference.vad")
     if _uploads():
         modules += _TELEMETRY
     for name in modules:
@@ -57,6 +57,28 @@ def warm_up() -> None:
             importlib.import_module(name)
         except Exception:
             logger.debug("could not load %s ahead of time", name, exc_info=True)
+    _load_models()
+
+
+def _load_models() -> None:
+    """Load the local models, where the processes to come can share what they take.
+
+    The turn detector is large: a process that was spawned would not share it, and loads it only
+    when a session hears somebody.
+    """
+    wanted = os.environ.get(_PRELOAD_ENV)
+    if wanted is not None and wanted.lower() in ("0", "false", "no", "off"):
+        return
+    try:
+        from livekit import local_inference
+
+        local_inference.init_vad()
+        if wanted is not None or multiprocessing.parent_process() is None:
+            from ..inference.eot import local_model
+
+            local_model.load()
+    except Exception:
+        logger.debug("could not load the local models ahead of time", exc_info=True)
 
 
 def _modules_of(package: str) -> list[str]:

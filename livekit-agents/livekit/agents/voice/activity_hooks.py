@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..llm import ChatContext, RealtimeModel
+from . import activity_wiring as wiring
 from .audio_recognition import RecognitionHooks
 from .events import (
     EotPredictionEvent,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ..stt import SpeechEvent
     from ..vad import VADEvent
     from .agent import Agent
+    from .agent_activity import AgentActivity
     from .agent_session import AgentSession
     from .audio_recognition import AudioRecognition
     from .hearing.barge_in import BargeIn
@@ -171,6 +173,10 @@ class ActivityRecognitionHooks(RecognitionHooks):
                 speech_duration=speech_duration, vad_speech_started_at=turn_start
             ),
         )
+
+    def on_turn_detector_lost(self) -> None:
+        """The turn detector is out of order: silence decides, with the delays that go with that."""
+        wiring.change_turn_detection(cast("AgentActivity", self), None)
 
     def on_stt_failure(self, error: Exception) -> None:
         """The STT node broke in a way the STT has not reported: count it like an STT error."""

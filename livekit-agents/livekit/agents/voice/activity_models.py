@@ -13,7 +13,15 @@ from .session_options import (
     ExpressiveOptions,
     resolve_expressive_options,
 )
-from .turn import EndpointingOptions, PreemptiveGenerationOptions, TurnDetectionMode
+from .session_start import in_text_simulation
+from .turn import (
+    EndpointingOptions,
+    PreemptiveGenerationOptions,
+    TurnDetectionMode,
+    _StreamingTurnDetector,
+    is_streaming_detector,
+    resolve_endpointing,
+)
 
 if TYPE_CHECKING:
     from .. import stt as stt_module, tts as tts_module, vad as vad_module
@@ -42,7 +50,11 @@ class ActivityModels:
                 "the realtime model detects turns on its server, which always lets the user "
                 "interrupt: allow interruptions, or set turn_detection to 'vad' or 'manual'"
             )
-        self._turn_detection: TurnDetectionMode | None = resolve_turn_detection(self)
+        self._turn_detection: TurnDetectionMode | None = self.choose_turn_detection()
+
+    def choose_turn_detection(self) -> TurnDetectionMode | None:
+        """The turn detection that works with the parts there are now."""
+        return resolve_turn_detection(self, text_only=in_text_simulation())
 
     def _of(self, name: str) -> Any:
         given = getattr(self._agent, name)
@@ -96,6 +108,16 @@ class ActivityModels:
             return self._agent._turn_handling["turn_detection"]
         return self._session.options.turn_handling.get("turn_detection", NOT_GIVEN)
 
+    def default_turn_detector(self) -> _StreamingTurnDetector:
+        """What finds turns where nobody asked for anything."""
+        return self._session._default_turn_detector()
+
+    @property
+    def using_default_turn_detector(self) -> bool:
+        """Whether turns are found by the detector that a session gets when none is chosen."""
+        chosen = self.explicit_turn_detection
+        return isinstance(chosen, NotGiven) and is_streaming_detector(self._turn_detection)
+
     def _interruption(self, key: str, default: Any) -> Any:
         agent = cast("dict[str, Any]", self._agent._turn_handling.get("interruption", {}))
         session = cast("dict[str, Any]", self._session.options.interruption)
@@ -119,17 +141,10 @@ class ActivityModels:
     @property
     def endpointing_opts(self) -> EndpointingOptions:
         """Endpointing: defaults of the validated mode, then session keys, then agent keys."""
-        from .session_options import resolve_endpointing
-
         return resolve_endpointing(
-            cast(
-                EndpointingOptions,
-                {
-                    **self._session.options.endpointing_overrides,
-                    **self._agent._turn_handling.get("endpointing", {}),
-                },
-            ),
-            self._turn_detection,
+            self._session.options.endpointing_overrides,
+            self._agent._turn_handling.get("endpointing", {}),
+            streaming=is_streaming_detector(self._turn_detection),
         )
 
     @property

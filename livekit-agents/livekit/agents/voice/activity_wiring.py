@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .._connections import Connections
 from ..llm import LLM, AgentConfigUpdate, Instructions, RealtimeModel, Tool, ToolContext, Toolset
 from ..log import logger
-from ..types import NotGivenOr
+from ..types import NotGiven, NotGivenOr
 from ..utils import is_given
 from ..utils.aio import TaskScope, wait_until
 from .closing import KILL, Step
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .agent_activity import AgentActivity
     from .hearing.listening import DetachedHearing
     from .realtime_link import RealtimeLink
+    from .turn import TurnDetectionMode
 
 TOOLSET_SETUP_TIMEOUT = 30.0
 """Seconds one toolset may take to set up; a dead server must not hold `start()` forever."""
@@ -358,7 +359,6 @@ def update_hearing(
 ) -> None:
     """Apply changed endpointing and turn detection to the running recognition."""
     from .endpointing import create_endpointing
-    from .hearing.modes import resolve_turn_detection
 
     if activity.recognition is None:
         return
@@ -370,8 +370,26 @@ def update_hearing(
             endpointing=create_endpointing(options)  # type: ignore[arg-type]
         )
     if is_given(turn_detection):
-        activity._turn_detection = resolve_turn_detection(activity)
-        activity.recognition.update_options(turn_detection=activity.turn_detection)
+        change_turn_detection(activity, activity.choose_turn_detection())
+
+
+def change_turn_detection(activity: AgentActivity, detection: TurnDetectionMode | None) -> None:
+    """Let the running activity find turns another way, with the delays that go with it.
+
+    Raises:
+        ValueError: The VAD is too quick for the detector. Nothing has changed then.
+    """
+    recognition = activity.recognition
+    if recognition is None or detection is activity.turn_detection:
+        return
+    before = activity.endpointing_opts
+    recognition.update_options(turn_detection=detection)
+    activity._turn_detection = detection
+    subscribe(activity)
+    if (options := activity.endpointing_opts) != before:
+        recognition.endpointing.update_options(
+            min_delay=options["min_delay"], max_delay=options["max_delay"]
+        )
 
 
 def check_swap(activity: AgentActivity, *, vad: NotGivenOr[Any], llm: NotGivenOr[Any]) -> None:
@@ -390,7 +408,7 @@ def check_swap(activity: AgentActivity, *, vad: NotGivenOr[Any], llm: NotGivenOr
             "an LLM can't be swapped to or from a realtime model while the agent runs: hand over "
             "to another agent with session.update_agent() instead"
         )
-    if is_given(vad):
+    if is_given(vad) and not activity.using_default_turn_detector:
         check_vad(vad, activity.turn_detection)
 
 
@@ -413,4 +431,17 @@ def apply_swap(activity: AgentActivity, *, stt: bool, vad: bool) -> None:
         )
         activity.session._keyterms.swap_stt(model)
     if vad:
-        recognition.update_vad(activity.vad)
+        swap_vad(activity)
+
+
+def swap_vad(activity: AgentActivity) -> None:
+    """Listen with the VAD there is now. The default detector comes and goes with what it needs."""
+    if activity.recognition is None:
+        return
+    detection = activity.turn_detection
+    if isinstance(activity.explicit_turn_detection, NotGiven):
+        detection = activity.choose_turn_detection()
+    if detection is None:
+        change_turn_detection(activity, None)
+    activity.recognition.update_vad(activity.vad)
+    change_turn_detection(activity, detection)

@@ -222,6 +222,7 @@ class AgentSession(ClosesOnExit, SessionConversation, Generic[Userdata_T]):
         self._tts: tts_module.TTS[Any] | None = _or_none(resolve_tts(tts))
         self._default_vad = isinstance(vad, NotGiven)
         self._vad: vad_module.VAD | None = session_start.default_vad() if self._default_vad else vad  # type: ignore[assignment]
+        self._turn_detector = None  # the default one, see `_default_turn_detector`
         self._tools = list(tools) if is_given(tools) else []
         self._tool_handling = tool_handling
         self._mcp_servers = list(mcp_servers) if is_given(mcp_servers) and mcp_servers else None

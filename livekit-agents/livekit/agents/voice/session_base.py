@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from .session_options import AgentSessionOptions, SessionConnectOptions
     from .speech_handle import SpeechHandle
     from .tool_executor import ToolExecutor
-    from .turn import TurnDetectionMode
+    from .turn import TurnDetectionMode, _StreamingTurnDetector
 
 
 class SessionBase(IsolatedEmitter[EventTypes]):
@@ -84,6 +84,7 @@ class SessionBase(IsolatedEmitter[EventTypes]):
         _started_at: float | None
         _state: ConversationState
         _stt: stt_module.STT[Any] | None
+        _turn_detector: _StreamingTurnDetector | None
         _tools: list[llm_module.Tool | llm_module.Toolset]
         _tts: tts_module.TTS[Any] | None
         _usage: ModelUsageCollector
@@ -155,8 +156,22 @@ class SessionBase(IsolatedEmitter[EventTypes]):
 
     @property
     def turn_detection(self) -> TurnDetectionMode | None:
-        """How the end of a user turn is found; None chooses automatically."""
-        return self._options.turn_handling.get("turn_detection")
+        """How the end of a user turn is found; None: by what there is.
+
+        A session that was not told uses an `inference.TurnDetector`, where one can work.
+        """
+        handling = self._options.turn_handling
+        if "turn_detection" in handling:
+            return handling["turn_detection"]
+        return self._default_turn_detector()
+
+    def _default_turn_detector(self) -> _StreamingTurnDetector:
+        """The turn detector of a session that was given none, made when it is first wanted."""
+        if self._turn_detector is None:
+            from ..inference import TurnDetector
+
+            self._turn_detector = TurnDetector()
+        return self._turn_detector
 
     @property
     def interruption_detection(self) -> NotGivenOr[Any]:

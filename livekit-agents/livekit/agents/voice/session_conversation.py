@@ -196,7 +196,7 @@ class SessionConversation(SessionBase):
     ) -> None:
         """Change options of the running session; applied at once.
 
-        `turn_detection=None` returns to automatic selection. `keyterms` replaces the static ones.
+        `turn_detection=None` lets silence decide, as the parts of the session allow. `keyterms` replaces the static ones.
         `min_endpointing_delay` and `max_endpointing_delay` are deprecated.
         """
         warn_deprecated_aliases(
@@ -216,10 +216,7 @@ class SessionConversation(SessionBase):
                 "EndpointingOptions", {**self._options.endpointing, **new}
             )
         if not isinstance(turn_detection, NotGiven):
-            if turn_detection is None:
-                self._options.turn_handling.pop("turn_detection", None)
-            else:
-                self._options.turn_handling["turn_detection"] = turn_detection
+            self._options.turn_handling["turn_detection"] = turn_detection
         if is_given(keyterms):
             self._keyterms.set_static_keyterms(keyterms)
         if not isinstance(expressive, NotGiven):

@@ -24,6 +24,7 @@ from .turn import (
     TurnHandlingOptions,
     UserTurnLimitOptions,
     is_streaming_detector,
+    resolve_endpointing,
 )
 
 if TYPE_CHECKING:
@@ -230,40 +231,15 @@ _PREEMPTIVE_DEFAULTS = PreemptiveGenerationOptions(
 _USER_TURN_LIMIT_DEFAULTS = UserTurnLimitOptions(max_words=None, max_duration=None)
 
 
-def resolve_endpointing(given: EndpointingOptions, detection: object) -> EndpointingOptions:
-    """Lay the given keys over the defaults; those are tighter with a streaming turn detector.
-
-    Raises:
-        ValueError: If the delays are negative or the minimum exceeds the maximum.
-    """
-    streaming = is_streaming_detector(detection)
-    defaults = EndpointingOptions(
-        mode="fixed",
-        min_delay=0.3 if streaming else 0.5,
-        max_delay=2.5 if streaming else 3.0,
-        alpha=0.9,
-    )
-    resolved = cast(EndpointingOptions, {**defaults, **given})
-    if "max_delay" not in given:
-        resolved["max_delay"] = max(resolved["max_delay"], resolved["min_delay"])
-    if "min_delay" not in given:
-        resolved["min_delay"] = min(resolved["max_delay"], resolved["min_delay"])
-    if not 0 <= resolved["min_delay"] <= resolved["max_delay"]:
-        raise ValueError(
-            "endpointing needs 0 <= min_delay <= max_delay, got "
-            f"min_delay={resolved['min_delay']} and max_delay={resolved['max_delay']} seconds"
-        )
-    return resolved
-
-
 def session_turn_handling(given: TurnHandlingOptions) -> TurnHandlingOptions:
     """Fill the keys a session was not given with their defaults.
 
-    `turn_detection` stays absent when it was not given: that lets the activity choose.
+    `turn_detection` stays absent when it was not given: the default turn detector is made when it
+    is wanted for the first time. It is a streaming one.
     """
-    detection = given.get("turn_detection")
+    streaming = "turn_detection" not in given or is_streaming_detector(given["turn_detection"])
     resolved = TurnHandlingOptions(
-        endpointing=resolve_endpointing(given.get("endpointing", {}), detection),
+        endpointing=resolve_endpointing(given.get("endpointing", {}), streaming=streaming),
         interruption=cast(
             InterruptionOptions, {**_INTERRUPTION_DEFAULTS, **given.get("interruption", {})}
         ),
@@ -276,7 +252,7 @@ def session_turn_handling(given: TurnHandlingOptions) -> TurnHandlingOptions:
         ),
     )
     if "turn_detection" in given:
-        resolved["turn_detection"] = detection
+        resolved["turn_detection"] = given["turn_detection"]
     return resolved
 
 

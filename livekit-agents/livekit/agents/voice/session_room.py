@@ -11,7 +11,7 @@ from ..telemetry.traces import tracer
 from ..utils import is_given
 from ..utils.aio import wait_until
 from .closing import Step
-from .session_start import current_job
+from .session_start import current_job, in_text_simulation
 
 if TYPE_CHECKING:
     from livekit import rtc
@@ -73,19 +73,9 @@ def options_for(session: AgentSession[Any], request: StartRequest) -> RoomOption
                 "session.%s is set already, so %s of the room options is not used", name, option
             )
         setattr(options, option, False)
-    if _in_text_simulation():
+    if in_text_simulation():
         options.audio_input = options.audio_output = False
     return options
-
-
-def _in_text_simulation() -> bool:
-    from livekit.protocol.agent_simulation import SimulationMode
-
-    job = current_job()
-    simulation = job.simulation_context() if job is not None else None
-    return (
-        simulation is not None and simulation.simulation_mode == SimulationMode.SIMULATION_MODE_TEXT
-    )
 
 
 async def start_host(session: AgentSession[Any]) -> None:

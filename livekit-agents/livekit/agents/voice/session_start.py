@@ -53,6 +53,17 @@ def current_job() -> Any:
     return module.get_job_context(required=False) if module is not None else None
 
 
+def in_text_simulation() -> bool:
+    """Whether this runs in a job in which nobody speaks or hears."""
+    job = current_job()
+    simulation = job.simulation_context() if job is not None else None
+    if simulation is None:
+        return False
+    from livekit.protocol.agent_simulation import SimulationMode
+
+    return bool(simulation.simulation_mode == SimulationMode.SIMULATION_MODE_TEXT)
+
+
 async def wait_for_former_close(session: AgentSession[Any]) -> None:
     """A start during a close waits for the close, and then starts a new run."""
     closing = session._closing_task
@@ -249,4 +260,4 @@ def component_steps(session: AgentSession[Any]) -> list[Step]:
     return steps
 
 
-__all__ = ["StartRequest", "component_steps", "default_vad", "start"]
+__all__ = ["StartRequest", "component_steps", "default_vad", "in_text_simulation", "start"]

@@ -233,17 +233,12 @@ def is_streaming_detector(detection: object) -> TypeGuard[_StreamingTurnDetector
     return not isinstance(detection, str) and isinstance(detection, _StreamingTurnDetector)
 
 
-def resolve_endpointing(
-    given: EndpointingOptions,
-    detection: TurnDetectionMode | None,
-    *overrides: EndpointingOptions,
-) -> EndpointingOptions:
-    """Fill in the endpointing defaults that go with `detection`. Nothing given is changed.
+def resolve_endpointing(*given: EndpointingOptions, streaming: bool) -> EndpointingOptions:
+    """Fill in the endpointing defaults. Nothing given is changed.
 
     Args:
-        given: The session's keys.
-        detection: The turn detection in use; a streaming detector has tighter defaults.
-        overrides: Laid over `given`, the last one on top: the agent's keys.
+        given: The session's keys, and over them the agent's.
+        streaming: Whether a streaming detector finds the turns: its defaults are tighter.
 
     Returns:
         A new dict with every key. A default gives way to the other delay if that was given, so
@@ -253,11 +248,9 @@ def resolve_endpointing(
         ValueError: A delay is negative, the minimum above the maximum, or alpha outside 0..1.
     """
     merged = EndpointingOptions()
-    for layer in (given, *overrides):
+    for layer in given:
         merged.update(layer)
-    default_min, default_max = (
-        _STREAMING_DELAYS if is_streaming_detector(detection) else _DEFAULT_DELAYS
-    )
+    default_min, default_max = _STREAMING_DELAYS if streaming else _DEFAULT_DELAYS
     min_delay, max_delay = merged.get("min_delay"), merged.get("max_delay")
     if min_delay is None:
         min_delay = default_min if max_delay is None else min(default_min, max_delay)

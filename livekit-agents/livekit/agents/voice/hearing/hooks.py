@@ -133,6 +133,9 @@ class RecognitionHooks(Protocol):
     def on_stt_failure(self, error: Exception) -> None:
         """The STT node broke in a way that the STT itself has not reported as an error."""
 
+    def on_turn_detector_lost(self) -> None:
+        """The streaming turn detector can't judge any more: silence has to decide."""
+
     def retrieve_chat_ctx(self) -> ChatContext:
         """The conversation so far, for detectors. It is not changed."""
         ...

@@ -14,6 +14,7 @@ from ...utils.aio import Survivor
 from ..turn import is_streaming_detector
 from .detector_driver import InterruptionDriver
 from .hooks import AnsweringMachineListener, notify
+from .modes import MIN_SILENCE_FOR_STREAMING_DETECTOR, leaves_no_time
 from .prediction import StreamingPredictor, TextPredictor
 from .stt_pump import STTPump
 from .teardown import Closers, side_by_side
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from .overlap import InterruptionDetector, OverlapSignal
 
 __all__ = ["DetachedHearing", "Listening", "ListeningEvents", "check_vad"]
-
-MIN_SILENCE_FOR_STREAMING_DETECTOR = 0.25
-"""A streaming detector is asked after 0.2 s of silence and needs a moment before the VAD decides."""
 
 
 class ListeningEvents(Protocol):
@@ -64,6 +62,10 @@ class ListeningEvents(Protocol):
         """Where the detector takes its signals now; None if there is none."""
         ...
 
+    def on_turn_detector_lost(self) -> None:
+        """The streaming turn detector can't judge any more."""
+        ...
+
     @property
     def amd(self) -> AnsweringMachineListener | None:
         """The answering machine detection that runs, if any."""
@@ -78,8 +80,8 @@ def check_vad(vad: VAD | None, detection: TurnDetectionMode | None) -> None:
     """
     if vad is None or not is_streaming_detector(detection):
         return
-    silence = getattr(vad, "min_silence_duration", None)
-    if silence is not None and silence < MIN_SILENCE_FOR_STREAMING_DETECTOR:
+    if leaves_no_time(vad):
+        silence = getattr(vad, "min_silence_duration", None)
         raise ValueError(
             f"vad min_silence_duration={silence}s is too low for the TurnDetector. It must be at "
             f"least {MIN_SILENCE_FOR_STREAMING_DETECTOR}s, so that the detector can be asked "
@@ -111,6 +113,10 @@ class DetachedHearing:
             closers.close("turn detector stream", predictor.stream.aclose)
             closing.append(closers.finish(timeout))
         return await side_by_side(*closing)
+
+
+def _nobody_listens() -> None:
+    """Between two agents: the next one will ask."""
 
 
 class Listening:
@@ -198,7 +204,8 @@ class Listening:
         self.set_vad(vad)
         self.set_interruption_detector(interruption)
         if adopt is not None and adopt.predictor is not None and is_streaming_detector(detection):
-            self._predictor, adopt.predictor = adopt.predictor, None
+            predictor, adopt.predictor = adopt.predictor, None
+            self._listen_with(predictor)
         else:
             self.set_turn_detection(detection)
 
@@ -249,11 +256,15 @@ class Listening:
         if detection is None or isinstance(detection, str) or self._closed:
             pass
         elif is_streaming_detector(detection):
-            self._predictor = StreamingPredictor(detection.stream())
+            self._listen_with(StreamingPredictor(detection.stream()))
         else:
             self._text_predictor = TextPredictor(cast("_TurnDetector", detection))
         if old is not None:
             self._retire("turn detector stream", old.stream.aclose)
+
+    def _listen_with(self, predictor: StreamingPredictor) -> None:
+        self._predictor = predictor
+        predictor.when_lost(self._events.on_turn_detector_lost)
 
     def _retire(self, name: str, aclose: Callable[..., Any]) -> None:
         self._closers.close(name, aclose)
@@ -266,6 +277,7 @@ class Listening:
             detached.pump, self._pump = self._pump, None
         if keep_turn_detector and self._predictor is not None:
             self._predictor.forget()
+            self._predictor.when_lost(_nobody_listens)
             detached.predictor, self._predictor = self._predictor, None
         return detached
 

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from .overlap import InterruptionDetector
 
 __all__ = [
+    "MIN_SILENCE_FOR_STREAMING_DETECTOR",
     "ModelChoices",
+    "leaves_no_time",
     "resolve_interruption_detector",
     "resolve_server_turn_detection",
     "resolve_turn_detection",
@@ -49,6 +51,10 @@ class ModelChoices(Protocol):
     @property
     def explicit_turn_detection(self) -> NotGivenOr[TurnDetectionMode | None]:
         """What the user asked for."""
+        ...
+
+    def default_turn_detector(self) -> TurnDetectionMode:
+        """What finds the turns when the user asked for nothing. Made when this is called."""
         ...
 
     @property
@@ -97,10 +103,9 @@ def resolve_turn_detection(
         None: silence decides, as the parts allow.
     """
     asked = choices.explicit_turn_detection
-    detection = asked if is_given(asked) else None
     if text_only:
-        return detection if detection in ("manual", "realtime_llm") else None
-    detection = _usable(choices, detection)
+        return asked if asked in ("manual", "realtime_llm") else None
+    detection = _usable(choices, asked) if is_given(asked) else _default(choices)
     if isinstance(choices.llm, RealtimeModel):
         detection = _usable_with_realtime(choices, choices.llm, detection)
     elif (
@@ -116,6 +121,27 @@ def resolve_turn_detection(
             "be found. Give the session a VAD, for instance inference.VAD()"
         )
     return detection
+
+
+def _default(choices: ModelChoices) -> TurnDetectionMode | None:
+    """The default detector where it can work. Nobody asked for it: there is nothing to warn of."""
+    if choices.vad is None or choices.server_turn_detection:
+        return None
+    if choices.stt is None and not isinstance(choices.llm, RealtimeModel):
+        return None  # nobody would understand the turns
+    if leaves_no_time(choices.vad):
+        return None
+    return choices.default_turn_detector()
+
+
+MIN_SILENCE_FOR_STREAMING_DETECTOR = 0.25
+"""A streaming detector is asked after 0.2 s of silence and needs a moment before the VAD decides."""
+
+
+def leaves_no_time(vad: VAD) -> bool:
+    """Whether a VAD decides too soon for a streaming detector to be asked."""
+    silence = getattr(vad, "min_silence_duration", None)
+    return silence is not None and silence < MIN_SILENCE_FOR_STREAMING_DETECTOR
 
 
 def _usable(choices: ModelChoices, detection: TurnDetectionMode | None) -> TurnDetectionMode | None:

@@ -117,6 +117,10 @@ class HearingParts:
         """The VAD ended."""
         self.machine.on_vad_lost(time.time())
 
+    def on_turn_detector_lost(self) -> None:
+        """The streaming turn detector can't judge any more."""
+        notify(self.hooks.on_turn_detector_lost)
+
     def on_verdict(self, ev: OverlappingSpeechEvent) -> None:
         """The interruption detector has judged."""
         self.overlap.on_verdict(ev)

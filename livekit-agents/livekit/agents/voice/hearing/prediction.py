@@ -10,7 +10,7 @@ from ...log import logger
 from ...utils.aio import TaskScope, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from livekit import rtc
 
@@ -98,6 +98,15 @@ class StreamingPredictor:
         self._used = False
         self._warned_late = False
         self._deaf = False
+
+    def when_lost(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the detector can't judge any more; at once if that is so already.
+
+        Only of detectors that tell.
+        """
+        when_degraded = getattr(self.stream, "when_degraded", None)
+        if when_degraded is not None:
+            when_degraded(callback)
 
     def push_audio(self, frame: rtc.AudioFrame) -> None:
         """Let the detector hear a frame."""
