@@ -28,7 +28,9 @@ def test_options_choose_the_kind() -> None:
     fixed = create_endpointing({"mode": "fixed", "min_delay": 0.4, "max_delay": 2.0})
     assert type(fixed) is BaseEndpointing
     assert (fixed.min_delay, fixed.max_delay) == (0.4, 2.0)
-    dynamic = create_endpointing(resolve_endpointing({"mode": "dynamic", "alpha": 0.2}, streaming=False))
+    dynamic = create_endpointing(
+        resolve_endpointing({"mode": "dynamic", "alpha": 0.2}, streaming=False)
+    )
     assert isinstance(dynamic, DynamicEndpointing)
     assert dynamic.min_delay == 0.5
 
