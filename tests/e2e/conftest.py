@@ -10,13 +10,15 @@ import pytest
 
 if "LIVEKIT_SERVER" in os.environ:
     from e2e.harness import leaks
+    from e2e.harness.network import Network, refusal, remove_stale_cables
     from e2e.harness.server import LiveKitServer
     from e2e.harness.speech import Speech
 
     @pytest.fixture(scope="session", autouse=True)
     def nothing_left_behind() -> Iterator[None]:
-        """Fail the run if a process or a socket of it is left at its end."""
+        """Fail the run if a process, a socket or a network of it is left at its end."""
         leaks.mark_this_run()
+        remove_stale_cables()
         yield
         leaks.expect_nothing()
 
@@ -28,6 +30,24 @@ if "LIVEKIT_SERVER" in os.environ:
         with LiveKitServer(
             Path(os.environ["LIVEKIT_SERVER"]), tmp_path_factory.mktemp("livekit-server")
         ) as running:
+            yield running
+            leaks.expect_empty_rooms(running)
+
+    @pytest.fixture(scope="session")
+    def network(nothing_left_behind: None) -> Iterator[Network]:
+        """Machines of their own, where that is permitted."""
+        if why := refusal():
+            pytest.skip(why)
+        with Network() as network:
+            yield network
+
+    @pytest.fixture(scope="session")
+    def far_server(
+        tmp_path_factory: pytest.TempPathFactory, network: Network
+    ) -> Iterator[LiveKitServer]:
+        """The same server on a machine of its own, for callers on machines of their own."""
+        folder = tmp_path_factory.mktemp("far-livekit-server")
+        with LiveKitServer(Path(os.environ["LIVEKIT_SERVER"]), folder, network=network) as running:
             yield running
             leaks.expect_empty_rooms(running)
 

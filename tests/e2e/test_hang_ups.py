@@ -20,6 +20,7 @@ from livekit import api
 from e2e.harness.call import calling
 from e2e.harness.caller import Caller
 from e2e.harness.jobs import Worker, eventually, until, working
+from e2e.harness.network import Line, Network
 from e2e.harness.server import LiveKitServer
 from e2e.harness.speech import Speech
 from fakes.llm import FakeLLM
@@ -37,14 +38,15 @@ WAYS = (
     "room is deleted",
     "is removed",
     "server is restarted",
-    "falls silent",
+    "freezes",
+    "network is cut",
 )
 STATES = ("listening", "thinking", "speaking", "wedged tool", "handoff", "during start")
 
-LOST = ("is killed", "is removed", "server is restarted", "falls silent")
+LOST = ("is killed", "is removed", "server is restarted", "freezes", "network is cut")
 """These callers might come back."""
 
-NOTICE = {"is killed": 45.0, "falls silent": 60.0, "server is restarted": 60.0}
+NOTICE = {"is killed": 45.0, "freezes": 60.0, "network is cut": 60.0, "server is restarted": 60.0}
 """Seconds until the server tells that the caller is gone; it waits for a lost one to resume."""
 
 CLOSE = {"wedged tool": 5.0 + 0.5, "handoff": 5.0 + 0.5}
@@ -52,6 +54,10 @@ CLOSE = {"wedged tool": 5.0 + 0.5, "handoff": 5.0 + 0.5}
 
 SLACK = 1.5
 """Seconds for a machine that does other things, too."""
+
+GONE = 45.0
+"""Seconds for the server to see that the agent is gone: it ignores a goodbye that it gets while it
+writes to a client that has just hung up, and waits for that one to resume."""
 
 OVER = 8.0
 """Seconds from the `close` event to the end of the process, what is wedged in it included."""
@@ -81,6 +87,7 @@ class Desk:
     worker: Worker
     server: LiveKitServer
     gateway: GatewayEmulator
+    line: Line | None
 
     async def bring_into_state(self) -> None:
         """Have the job take the call, and the agent get into its state."""
@@ -131,7 +138,7 @@ class Desk:
         assert len(worker.traces(room, "closed")) == len(worker.traces(room, "ended")) == 1
         assert closing <= CLOSE.get(self.state, 0.5) + SLACK, self.state
         agents, jobs = await eventually(
-            partial(self._left_at_server, way), "the server to see the end"
+            partial(self._left_at_server, way), "the server to see the end", GONE
         )
         if way not in ("server is restarted", "room is deleted"):
             # the server takes the agent out of a deleted room, and may say that it had left
@@ -165,8 +172,11 @@ async def _hang_up_one(way: str, server: LiveKitServer, desk: Desk) -> None:
         desk.caller.leave()
     elif way == "is killed":
         desk.caller.kill()
-    elif way == "falls silent":
+    elif way == "freezes":
         desk.caller.freeze()
+    elif way == "network is cut":
+        assert desk.line is not None
+        desk.line.cut()
     else:
         async with server.api() as client:
             if way == "room is deleted":
@@ -178,17 +188,23 @@ async def _hang_up_one(way: str, server: LiveKitServer, desk: Desk) -> None:
 
 
 @contextmanager
-def place(way: str, server: LiveKitServer, folder: Path) -> Iterator[LiveKitServer]:
+def place(
+    way: str, request: pytest.FixtureRequest, folder: Path
+) -> Iterator[tuple[LiveKitServer, Network | None]]:
     """The server for the calls of one way to hang up: its own, if that ends it."""
-    if way != "server is restarted":
-        yield server
-        return
-    with LiveKitServer(Path(os.environ["LIVEKIT_SERVER"]), folder) as own:
-        yield own
+    if way == "server is restarted":
+        with LiveKitServer(Path(os.environ["LIVEKIT_SERVER"]), folder) as own:
+            yield own, None
+    elif way == "network is cut":
+        yield request.getfixturevalue("far_server"), request.getfixturevalue("network")
+    else:
+        yield request.getfixturevalue("server"), None
 
 
 @asynccontextmanager
-async def desks(server: LiveKitServer, worker: Worker, folder: Path) -> AsyncIterator[list[Desk]]:
+async def desks(
+    server: LiveKitServer, worker: Worker, folder: Path, network: Network | None
+) -> AsyncIterator[list[Desk]]:
     """A call in each state, all at the same time."""
     async with AsyncExitStack() as stack:
         calls = []
@@ -196,21 +212,21 @@ async def desks(server: LiveKitServer, worker: Worker, folder: Path) -> AsyncIte
             room = f"{worker.name}-{state}".replace(" ", "-")
             token, recording = server.token(room, "caller"), folder / f"{room}.wav"
             gateway = await stack.enter_async_context(GatewayEmulator(keep_audio=False))
-            caller = Caller(server.url, token, recording)
-            stack.enter_context(caller)
-            calls.append(Desk(state, room, caller, worker, server, gateway))
+            line = None if network is None else stack.enter_context(network.line())
+            caller = stack.enter_context(Caller(server.url, token, recording, line=line))
+            calls.append(Desk(state, room, caller, worker, server, gateway, line))
         await asyncio.gather(*(desk.bring_into_state() for desk in calls))
         yield calls
 
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_the_job_is_over_when_the_caller(
-    way: str, server: LiveKitServer, tmp_path: Path, table: list[str]
+    way: str, request: pytest.FixtureRequest, tmp_path: Path, table: list[str]
 ) -> None:
     name = "desk-" + way.replace(" ", "-")
-    with place(way, server, tmp_path) as there:
+    with place(way, request, tmp_path) as (there, network):
         async with working(there, tmp_path, name=name, idle=2, program=DESK) as worker:
-            async with desks(there, worker, tmp_path) as calls:
+            async with desks(there, worker, tmp_path, network) as calls:
                 hung_up = time.time()
                 await hang_up(way, there, calls)
                 table += await asyncio.gather(*(desk.outcome(way, hung_up) for desk in calls))

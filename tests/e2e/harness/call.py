@@ -18,6 +18,7 @@ from livekit.agents.voice.room_io import RoomOptions
 from livekit.plugins import piper, pocketsphinx
 
 from .caller import PATIENCE, Caller
+from .network import Line
 from .server import LiveKitServer
 
 
@@ -70,6 +71,7 @@ async def calling(
     options: RoomOptions | None = None,
     said_before: Path | None = None,
     phone: dict[str, str] | None = None,
+    line: Line | None = None,
     **session_options: Any,
 ) -> AsyncIterator[Call]:
     """A call that has been answered: both are in the room and hear each other.
@@ -82,6 +84,7 @@ async def calling(
         options: How the session uses the room.
         said_before: What the caller said before they were connected, as a WAV file.
         phone: The caller is on the phone, with these attributes.
+        line: The caller is on a machine of their own, at the end of this.
         session_options: Further options of the session.
     """
     name = utils.shortuuid("room_")
@@ -97,7 +100,7 @@ async def calling(
     try:
         kind = "standard" if phone is None else "sip"
         token = server.token(name, "caller", kind=kind, **(phone or {}))
-        with Caller(server.url, token, recording, said_before=said_before) as caller:
+        with Caller(server.url, token, recording, said_before=said_before, line=line) as caller:
             call = Call(name, room, session, caller)
             session.on("close", lambda event: call.closes.append((time.time(), event)))
             await session.start(

@@ -1,4 +1,4 @@
-"""What a run must not leave behind: processes, sockets, people in rooms."""
+"""What a run must not leave behind: processes, sockets, networks, people in rooms."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from uuid import uuid4
 import psutil
 from livekit import api
 
+from .network import cables
 from .server import LiveKitServer
 
 MARK = "E2E_RUN"
@@ -29,12 +30,12 @@ def mark_this_run() -> None:
 
 
 def expect_nothing() -> None:
-    """Fail if something is left.
+    """Fail if something is left. A network namespace is among the processes: one keeps it.
 
     Raises:
         AssertionError: It says what.
     """
-    for what, find in (("processes", _processes), ("sockets", _sockets)):
+    for what, find in (("processes", _processes), ("sockets", _sockets), ("cables", cables)):
         left = _wait(find)
         assert not left, f"the run has left {what} behind:\n" + "\n".join(left)
 

@@ -12,6 +12,9 @@ from typing import Any, Literal
 
 from livekit import api
 
+from .network import Network
+from .processes import mortal
+
 START_TIMEOUT = 20.0
 STOP_TIMEOUT = 10.0
 
@@ -23,7 +26,7 @@ rtc:
   udp_port: {udp}
   use_external_ip: false
   node_ip: {address}
-  enable_loopback_candidate: true
+  enable_loopback_candidate: {loopback}
 room:
   empty_timeout: 60
   departure_timeout: {departure_timeout}
@@ -41,7 +44,7 @@ class LiveKitServer:
         binary: The server's executable.
         folder: For its configuration and its log.
         departure_timeout: Seconds after which a room without users is closed.
-        address: Where it listens: an address of this machine.
+        network: Where it is a machine of its own; it is on this one without it.
         redis: Address of a Redis that it shares with other nodes.
     """
 
@@ -54,12 +57,13 @@ class LiveKitServer:
         folder: Path,
         *,
         departure_timeout: int = 20,
-        address: str = "127.0.0.1",
+        network: Network | None = None,
         redis: str = "",
     ) -> None:
         self._binary = binary
         self._folder = folder
-        self._address = address
+        self._network = network
+        self._address = "127.0.0.1" if network is None else network.address
         self._redis = redis
         self._departure_timeout = departure_timeout
         self._ports = free_ports(3)
@@ -88,13 +92,15 @@ class LiveKitServer:
                 secret=self.secret,
                 departure_timeout=self._departure_timeout,
                 address=self._address,
+                loopback=str(self._network is None).lower(),
             )
             + (f"redis:\n  address: {self._redis}\n" if self._redis else "")
         )
+        command = [str(self._binary), "--config", str(config)]
+        if self._network is not None:
+            command = self._network.server.command(command)
         with (self._folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [self._binary, "--config", config], stdout=log, stderr=log
-            )
+            self._process = subprocess.Popen(mortal(command), stdout=log, stderr=log)
         deadline = time.monotonic() + START_TIMEOUT
         while True:
             try:

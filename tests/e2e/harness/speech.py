@@ -72,6 +72,12 @@ class Speech:
         return " ".join(heard)
 
 
+def seconds_of(path: Path) -> float:
+    """How long a WAV file plays."""
+    with wave.open(str(path)) as file:
+        return file.getnframes() / file.getframerate()
+
+
 def overlap(heard: str, expected: str) -> float:
     """The share of the expected words that were heard."""
     words = set(re.findall(r"[a-z']+", expected.lower()))
