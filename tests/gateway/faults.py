@@ -26,10 +26,15 @@ class Fault:
 
 
 def refuse(
-    status: int, *, retry_after: float | None = None, body: Mapping[str, Any] | None = None
+    status: int,
+    *,
+    retry_after: float | None = None,
+    body: Mapping[str, Any] | None = None,
+    unfinished: bool = False,
 ) -> Fault:
-    """Answer the handshake, or the request, with an HTTP error."""
-    return Fault("refuse", options={"status": status, "retry_after": retry_after, "body": body})
+    """Answer the handshake, or the request, with an HTTP error; its body may never end."""
+    options: dict[str, Any] = {"status": status, "retry_after": retry_after, "body": body}
+    return Fault("refuse", options={**options, "unfinished": unfinished or None})
 
 
 def slow_accept(seconds: float) -> Fault:

@@ -273,7 +273,10 @@ class GatewayEmulator:
                 request.transport.close()
             await asyncio.get_running_loop().create_future()
         elif fault is not None and fault.kind == "refuse":
-            return _refusal(record, **fault.options)
+            options = dict(fault.options)
+            if options.pop("unfinished"):
+                await _begin_refusal(request, record, options["status"])
+            return _refusal(record, **options)
         complaint = self._check_token(request)
         if complaint is not None:
             body = {"type": "unauthorized", "error": complaint, "hint": "check the API key"}
@@ -370,10 +373,21 @@ class GatewayEmulator:
         return web.json_response({"object": "list", "data": []})
 
 
+async def _begin_refusal(request: web.Request, record: ConnectionRecord, status: int) -> None:
+    """Answer, and never come to the end of it."""
+    record.refused = status
+    response = web.StreamResponse(status=status, headers={"Content-Length": "100"})
+    await response.prepare(request)
+    await response.write(b'{"error":')
+    await asyncio.get_running_loop().create_future()
+
+
 def _refusal(
     record: ConnectionRecord, status: int, retry_after: float | None, body: Any
 ) -> web.Response:
     record.refused = status
-    headers = {} if retry_after is None else {"Retry-After": f"{retry_after:g}"}
+    headers = {"X-LiveKit-Request-Id": f"req_{id(record):x}"}
+    if retry_after is not None:
+        headers["Retry-After"] = f"{retry_after:g}"
     answer = body if body is not None else {"error": {"message": "refused", "code": status}}
     return web.json_response(answer, status=status, headers=headers)

@@ -11,6 +11,7 @@ import aiohttp
 
 from ._dial_errors import dial_error
 from ._exceptions import APIConnectionError, APIError
+from ._refusal import RefusalReader
 from .utils import http_context
 from .utils.aio import Deadline, run_bounded
 
@@ -195,7 +196,7 @@ async def upgrade(
         raise
     if isinstance(failure, aiohttp.ClientResponseError):
         # It has the request with the token in it; outside of the handler it leaves no trace.
-        raise dial_error(failure, service)
+        raise dial_error(failure, service, opening.refusal.body)
     raise dial_error(failure, service) from failure
 
 
@@ -205,10 +206,13 @@ class _Opening:
         self._url = url
         self._headers = headers
         self._ws: Any = None
+        self.refusal = RefusalReader()
 
     async def run(self) -> aiohttp.ClientWebSocketResponse:
         options: dict[str, Any] = {"headers": self._headers, "heartbeat": HEARTBEAT}
-        ws: Any = await self._session.ws_connect(self._url, **options)  # generic in some versions
+        with self.refusal.watching(self._session):
+            # generic in some versions
+            ws: Any = await self._session.ws_connect(self._url, **options)
         self._ws = ws
         return ws  # type: ignore[no-any-return]
 

@@ -125,6 +125,44 @@ def test_a_refused_handshake_names_its_status_and_no_token(status: int, retryabl
 
 
 @pytest.mark.parametrize(
+    ("status", "headers", "body", "text"),
+    [
+        (
+            401,
+            {},
+            b'{"type":"unauthorized","error":"unknown API key","hint":"create another"}',
+            "unknown API key; create another (401 Unauthorized)",
+        ),
+        (
+            429,
+            {"Retry-After": "7"},
+            b'{"error":{"message":"too many\\nstreams.","hint":"close some"}}',
+            "too many streams; close some; the server asks to wait for 7 s (429 Too",
+        ),
+        (404, {}, b"<html>nothing here</html>", "check the base URL and the name of the model"),
+        (403, {}, b"not for you", "not for you; check the API key"),
+        (429, {}, b"[1]", "there are too many requests or connections at once"),
+        (503, {}, b"", "failed to connect to LiveKit Inference STT (503"),
+        (500, {}, b'{"message": "' + b"x" * 900 + b'"}', "x" * 300 + " (500"),
+        (500, {}, b"[" * 100_000, "["),
+        (500, {}, b"\xff\xfe", "500"),
+    ],
+)
+def test_a_refusal_says_what_was_wrong_and_what_to_do(
+    status: int, headers: dict[str, str], body: bytes, text: str
+) -> None:
+    error = dial_error(_refusal(status, **headers), "LiveKit Inference STT", body)
+    assert text in str(error)
+
+
+def test_a_refusal_keeps_the_body_and_the_id_of_the_request() -> None:
+    refused = _refusal(429, **{"x-request-id": "req_1"})
+    error = dial_error(refused, "LiveKit Inference STT", b'{"quota_type":"stt"}')
+    assert isinstance(error, APIStatusError)
+    assert (error.body, error.request_id) == ({"quota_type": "stt"}, "req_1")
+
+
+@pytest.mark.parametrize(
     ("header", "delay"), [("7", 7.0), ("120", 30.0), ("0", 0.1), ("soon", 0.1), ("-1", 0.1)]
 )
 def test_a_server_that_asks_for_patience_gets_it_up_to_half_a_minute(

@@ -338,6 +338,39 @@ async def test_a_server_that_asks_for_patience_is_dialled_when_it_said() -> None
     assert second.opened_at - first.opened_at == pytest.approx(7.0, abs=0.1)
 
 
+QUOTA = {"type": "inference_quota_exceeded", "hint": "buy more", "quota_type": "stt"}
+
+
+@pytest.mark.parametrize(
+    ("body", "dials"),
+    [({**QUOTA, "remaining_limit": 0}, 1), ({**QUOTA, "category": "credits"}, 1), (QUOTA, 4)],
+)
+async def test_a_quota_that_is_used_up_ends_the_stream_and_one_that_recovers_does_not_yet(
+    body: dict[str, Any], dials: int
+) -> None:
+    async with emulated() as (gateway, session):
+        gateway.standing["stt"] = faults.refuse(429, body=body)
+        async with calling(gateway, session) as call:
+            await call.reading
+        assert gateway.dials("stt") == dials
+        assert session.trace_configs == []
+    error = call.heard.errors[0].error
+    assert isinstance(error, APIStatusError)
+    assert error.body == body and (error.request_id or "").startswith("req_")
+    assert "buy more (429 Too Many Requests)" in str(error)
+
+
+async def test_a_refusal_that_is_never_said_to_the_end_is_one_all_the_same() -> None:
+    async with emulated() as (gateway, session):
+        gateway.inject("stt", faults.refuse(401, unfinished=True))
+        async with calling(gateway, session) as call:
+            began = asyncio.get_running_loop().time()
+            await call.reading
+            assert asyncio.get_running_loop().time() - began < 1.5
+    assert isinstance(call.heard.failure, APIStatusError)
+    assert call.heard.failure.status_code == 401
+
+
 @pytest.mark.parametrize("how", ["abort", "fin"])
 async def test_a_connection_that_breaks_during_the_handshake_is_tried_again(how: str) -> None:
     async with emulated() as (gateway, session):

@@ -6,9 +6,10 @@ import asyncio
 
 import aiohttp
 
-from .._exceptions import APIConnectionError, APIError
+from .._exceptions import APIConnectionError, APIError, APIStatusError
 from .._websocket import CLOSE_TIMEOUT, HEARTBEAT, Closed, SessionSource, WebSocket, upgrade
 from ..utils.aio import Deadline
+from ._errors import classify_status
 from ._utils import HEADER_SESSION_ID, Gateway
 
 __all__ = [
@@ -57,7 +58,13 @@ async def dial(
     """
     headers = gateway.headers(inference_class=inference_class)
     deadline = Deadline(timeout)
-    ws = await upgrade(session, url, headers, service, timeout)
+    try:
+        ws = await upgrade(session, url, headers, service, timeout)
+    except APIStatusError as error:
+        # only we know what the body of a refusal means
+        if not classify_status(error.status_code, error.body).retryable:
+            error.retryable = False
+        raise
     socket = GatewaySocket(ws, headers.get(HEADER_SESSION_ID))
     if greeting is None:
         return socket
