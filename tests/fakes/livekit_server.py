@@ -125,6 +125,7 @@ class FakeLiveKitServer:
         self._jobs: dict[str, agent.Job] = {}
         app = web.Application()
         app.router.add_get("/agent", self._agent)
+        app.router.add_post("/twirp/livekit.RoomService/{method}", self._room_service)
         runner = web.AppRunner(app, shutdown_timeout=0.2)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -136,6 +137,16 @@ class FakeLiveKitServer:
             for worker in self.workers:
                 await worker.ws.close()
             await runner.cleanup()
+
+    async def _room_service(self, request: web.Request) -> web.Response:
+        """There are no rooms, until somebody makes one."""
+        from livekit.protocol import room
+
+        asked, reply = await request.read(), room.ListRoomsResponse().SerializeToString()
+        if request.match_info["method"] == "CreateRoom":
+            name = room.CreateRoomRequest.FromString(asked).name
+            reply = models.Room(sid=f"RM_{name}", name=name).SerializeToString()
+        return web.Response(body=reply, content_type="application/protobuf")
 
     async def _agent(self, request: web.Request) -> web.StreamResponse:
         self.attempts += 1
