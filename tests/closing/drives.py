@@ -7,7 +7,9 @@ from typing import Any
 
 from closing.scene import Ask, Drive, Part, Scene, Second
 
+from fakes.hearing import frame
 from fakes.realtime import RealtimeReply
+from livekit.agents.vad import VADEventType
 from livekit.agents.voice import AgentSession
 from livekit.agents.voice.amd import AMD
 
@@ -118,6 +120,35 @@ async def user_talks(scene: Scene) -> None:
     await scene.user_speaks()
     scene.ear.final(WORDS)
     scene.checker.user_words.append(WORDS)
+    await scene.user_stops()
+
+
+async def user_is_heard(scene: Scene) -> None:
+    """The first audio of the user arrives."""
+    activity = scene.session._activity
+    assert activity is not None
+    activity.push_audio(frame())
+    await asyncio.sleep(0)
+
+
+async def user_pauses(scene: Scene) -> None:
+    """The user has said something, and a streaming turn detector is asked whether that was all."""
+    await user_is_heard(scene)
+    await scene.user_speaks()
+    scene.ear.final(WORDS)
+    scene.checker.user_words.append(WORDS)
+    await asyncio.sleep(0.2)
+    scene.vad.streams[-1].send(
+        VADEventType.INFERENCE_DONE,
+        speaking=True,
+        speech_duration=0.6,
+        raw_accumulated_silence=0.2,
+    )
+
+
+async def user_falls_silent(scene: Scene) -> None:
+    """As `user_pauses`, and the answer is waited for."""
+    await user_pauses(scene)
     await scene.user_stops()
 
 

@@ -60,6 +60,8 @@ class Parking:
             return False
         self._threads.append(threading.current_thread())
         self._loop.call_soon_threadsafe(self.reached.set)
+        if self.how == RAISES:
+            raise RuntimeError(f"{place} is broken")
         self._thread_released.wait(60)
         return True
 

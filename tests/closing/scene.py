@@ -23,6 +23,10 @@ from fakes.speaker import Speaker
 from fakes.stt import FakeRecognizeStream, FakeSTT
 from fakes.tts import FakeSynthesizeStream, FakeTTS, heard
 from fakes.vad import FakeVAD, FakeVADStream
+from livekit.agents.inference import TurnDetector
+from livekit.agents.inference.eot.local_model import Heard
+from livekit.agents.inference.eot.local_transport import LocalTransport
+from livekit.agents.inference.eot.stream import TurnDetectorStream
 from livekit.agents.llm import Toolset, function_tool
 from livekit.agents.llm.async_toolset import AsyncToolset
 from livekit.agents.llm.tool_context import ToolFlag
@@ -184,6 +188,32 @@ class StuckDetector(FakeStreamingDetector):
 
         stream.aclose = stuck_aclose  # type: ignore[method-assign]
         return stream
+
+
+class StuckLocalDetector(TurnDetector):
+    """The detector that sessions have by default, whose model gets stuck in its thread."""
+
+    def __init__(self, parking: Parking) -> None:
+        super().__init__(version="v1-mini")
+        self.parking = parking
+
+    def stream(self, **options: Any) -> TurnDetectorStream:
+        stream = super().stream(**options)
+        stream._local = lambda: LocalTransport(  # type: ignore[method-assign]
+            stream._recent,
+            on_answer=stream._on_answer,
+            on_failure=stream._on_local_failure,
+            on_unusable=stream._on_local_unusable,
+            model=self,
+        )
+        return stream
+
+    def load(self) -> None:
+        self.parking.at_in_thread("turn detector's loading")
+
+    def judge(self, heard: Heard) -> float:
+        self.parking.at_in_thread("turn detector's judgement")
+        return 1.0
 
 
 class StuckTextDetector:
@@ -825,5 +855,6 @@ __all__ = [
     "Scene",
     "Second",
     "StuckDetector",
+    "StuckLocalDetector",
     "StuckTextDetector",
 ]

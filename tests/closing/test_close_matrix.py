@@ -15,13 +15,14 @@ import virtual_time
 from closing import drives as when
 from closing.closers import BASIC, CLOSERS, EXTERNAL, FORCED_AT_ONCE
 from closing.parking import AWAITS, CANCELS, IGNORES, RAISES, SLEEPS, THREAD
-from closing.scene import Drive, Scene, StuckDetector, StuckTextDetector
+from closing.scene import Drive, Scene, StuckDetector, StuckLocalDetector, StuckTextDetector
 
 from livekit.agents.llm import FunctionCall
 
 ALL_WAYS = (SLEEPS, AWAITS, IGNORES, RAISES, CANCELS, THREAD)
 COROUTINE = (SLEEPS, AWAITS, IGNORES, RAISES)
 BRIEF = (AWAITS, IGNORES)
+IN_A_THREAD = (THREAD, RAISES)
 SYNC = (AWAITS, IGNORES, RAISES, CANCELS)
 BREAKS = (RAISES, CANCELS)
 
@@ -32,6 +33,7 @@ KEYBOARD = "a keyboard interrupt"
 
 REALTIME = {"realtime": True}
 DETECTOR = {"detector": StuckDetector}
+LOCAL_DETECTOR = {"detector": StuckLocalDetector}
 TEXT_DETECTOR = {"detector": StuckTextDetector}
 LIMIT = {"turn_handling": {"user_turn_limit": {"max_words": 5}}}
 
@@ -132,6 +134,34 @@ ROWS = [
     Row("turn detector's language", when.user_talks, BRIEF, options=TEXT_DETECTOR, within=FORCED),
     Row("turn detector's prediction", when.user_talks, options=TEXT_DETECTOR, within=FORCED),
     Row("turn detector's aclose", when.nothing, options=DETECTOR, within=SIDE),
+    Row(
+        "turn detector's loading",
+        when.user_is_heard,
+        IN_A_THREAD,
+        options=LOCAL_DETECTOR,
+        within=0.1,
+    ),
+    Row(
+        "turn detector's loading",
+        when.user_falls_silent,
+        IN_A_THREAD,
+        options=LOCAL_DETECTOR,
+        within=0.1,
+    ),
+    Row(  # nobody knows yet that the user has stopped: the close waits for the last transcript
+        "turn detector's judgement",
+        when.user_pauses,
+        IN_A_THREAD,
+        options=LOCAL_DETECTOR,
+        within=2.2,
+    ),
+    Row(
+        "turn detector's judgement",
+        when.user_falls_silent,
+        IN_A_THREAD,
+        options=LOCAL_DETECTOR,
+        within=0.1,
+    ),
     Row("interruption detector's aclose", when.judges, within=SIDE),
     Row("keyterm LLM stream", when.talks, options={"keyterms": True}, within=FORCED),
     Row(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from .._utils import create_inference_request_id
 from . import local_model
@@ -14,6 +14,17 @@ from .local_model import Heard, RecentAudio
 from .transports import Answer
 
 T = TypeVar("T")
+
+
+class Model(Protocol):
+    """What runs in the threads: `local_model`."""
+
+    def load(self) -> None:
+        """Get ready. May block."""
+
+    def judge(self, heard: Heard) -> float:
+        """How likely the turn is over, 0..1. May block."""
+        ...
 
 
 class LocalTransport:
@@ -28,6 +39,7 @@ class LocalTransport:
         on_answer: Called with answers.
         on_failure: Called with what made a question fail, when there will be no answer to it.
         on_unusable: Called once, if the model can't be loaded.
+        model: In place of the one of the process.
     """
 
     def __init__(
@@ -37,16 +49,18 @@ class LocalTransport:
         on_answer: Callable[[Answer], None],
         on_failure: Callable[[Exception], None],
         on_unusable: Callable[[Exception], None],
+        model: Model = local_model,
     ) -> None:
         self._recent = recent
         self._on_answer = on_answer
         self._on_failure = on_failure
         self._on_unusable = on_unusable
+        self._model = model
         self._loop = asyncio.get_running_loop()
         self._waiting: tuple[str, Heard] | None = None
         self._busy_since: float | None = None
         self._closed = False
-        self._in_thread(local_model.load, self._on_loaded)
+        self._in_thread(model.load, self._on_loaded)
 
     def push(self, frame: object) -> None:
         """Nothing to do: what was heard is looked at when somebody asks."""
@@ -104,7 +118,7 @@ class LocalTransport:
                 )
             )
 
-        self._in_thread(lambda: local_model.judge(heard), answered)
+        self._in_thread(lambda: self._model.judge(heard), answered)
 
     def _on_loaded(self, error: Exception | None) -> None:
         if error is not None:
