@@ -23,7 +23,7 @@ from .records import ConnectionRecord
 from .server import KEY, SECRET, GatewayEmulator
 from .voices import PiperVoice, ToneVoice, Voice
 
-ROUTES = ("stt", "tts", "llm", "realtime", "bargein", "eot")
+ROUTES = ("stt", "tts", "llm", "realtime", "live/sessions", "bargein", "eot")
 
 _FAULTS = {
     name: make

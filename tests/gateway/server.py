@@ -19,6 +19,7 @@ from livekit.agents.utils.aio import Deadline, TaskScope
 
 from .completions import CompletionRoute
 from .faults import Fault
+from .live_route import LiveRoute
 from .memory_network import MemoryNetwork
 from .realtime_route import RealtimeRoute
 from .recognizers import Emit, Recognizer, ToneRecognizer
@@ -101,6 +102,7 @@ class GatewayEmulator:
         """For each route, that of connections for which none is queued."""
         self.completions = CompletionRoute()
         self.realtime = RealtimeRoute(self)
+        self.live = LiveRoute(self)
         self.posts: list[tuple[str, Any, dict[str, str]]] = []
         """Other requests: path, body and headers."""
         self._wires: set[Wire] = set()
@@ -122,6 +124,7 @@ class GatewayEmulator:
             "bargein": BargeinRoute(),
             "eot": EotRoute(),
             "realtime": self.realtime,
+            "live/sessions": self.live,
         }
         for name, route in routes.items():
             app.router.add_get(f"/v1/{name}", functools.partial(self._websocket, name, route.serve))

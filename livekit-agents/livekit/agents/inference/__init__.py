@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         OverlappingSpeechEvent,
     )
     from .llm import LLM, LLMModels, LLMStream, llm_from_model_string
-    from .realtime import RealtimeModel, RealtimeSession
+    from .realtime import DuplexModel, DuplexSession, RealtimeModel, RealtimeSession
     from .stt import STT, STTModels
     from .tts import TTS, TTSModels
     from .vad import VAD, VADModels
@@ -38,7 +38,9 @@ __all__ = [
     "AvatarSession",
     "DecisionModel",
     "DecisionModels",
+    "DuplexModel",
     "DuplexModels",
+    "DuplexSession",
     "InferenceClass",
     "InterruptionDataFrameType",
     "InterruptionDetectionError",
@@ -69,7 +71,9 @@ __getattr__, __dir__ = attach(
         "AvatarSession": ".avatar",
         "DecisionModel": ".decision_model",
         "DecisionModels": ".decision_model",
+        "DuplexModel": ".realtime",
         "DuplexModels": "._realtime_models",
+        "DuplexSession": ".realtime",
         "InferenceClass": "._utils",
         "InterruptionDataFrameType": ".interruption",
         "InterruptionDetectionError": ".interruption",

@@ -5,9 +5,19 @@ from typing import TYPE_CHECKING
 from ..._lazy import attach
 
 if TYPE_CHECKING:
+    from .gpt_live import (
+        DuplexModel,
+        DuplexSession,
+        OpenAIDuplexOptions,
+        OpenAIResponsesOptions,
+    )
     from .openai import RealtimeModel, RealtimeSession
 
 __all__ = [
+    "DuplexModel",
+    "DuplexSession",
+    "OpenAIDuplexOptions",
+    "OpenAIResponsesOptions",
     "RealtimeModel",
     "RealtimeSession",
 ]
@@ -15,6 +25,10 @@ __all__ = [
 __getattr__, __dir__ = attach(
     __name__,
     {
+        "DuplexModel": ".gpt_live",
+        "DuplexSession": ".gpt_live",
+        "OpenAIDuplexOptions": ".gpt_live",
+        "OpenAIResponsesOptions": ".gpt_live",
         "RealtimeModel": ".openai",
         "RealtimeSession": ".openai",
     },

@@ -105,6 +105,8 @@ class Line:
         self._socket: WebSocket | None = None
         self._scope = TaskScope(f"{peer} line")
         self._retired = TaskScope(f"{peer} line (closing)")
+        self._fault: asyncio.Future[None] | None = None
+        self._last = False
         self._closing = False
         self.given_up = False
         """There is no connection and will be none."""
@@ -121,6 +123,15 @@ class Line:
     def succeeded(self) -> None:
         """The connection has proved to be good: earlier failures are forgotten."""
         self._retry.reset()
+
+    def break_off(self, error: APIError) -> None:
+        """The connection is of no use any more: it has failed with this error."""
+        if self._fault is not None and not self._fault.done():
+            self._fault.set_exception(error)
+
+    def say_goodbye(self) -> None:
+        """The session is closing: this connection is the last, and nobody minds how it ends."""
+        self._last = True
 
     async def aclose(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Close the connection, within `timeout` and half a second. Idempotent."""
@@ -146,6 +157,9 @@ class Line:
                 connected_at, replaces, again = loop.time(), again, True
                 await self._converse(socket, partial(self._user._line_opened, took, again=replaces))
             except Exception as error:
+                if self._last:
+                    self._user._line_lost(None, recoverable=False)
+                    return
                 lived = 0.0 if connected_at is None else loop.time() - connected_at
                 failure = self._judge(error, lived)
                 delay = 0.0 if failure is None else self._retry.next_delay(failure)
@@ -155,7 +169,9 @@ class Line:
                     return
                 await asyncio.sleep(delay)
             else:
-                self._user._line_lost(None, recoverable=True)
+                self._user._line_lost(None, recoverable=not self._last)
+                if self._last:
+                    return
 
     def _judge(self, error: Exception, lived: float) -> APIError | None:
         """What to tell of the end of a connection that lived for so many seconds; None: nothing."""
@@ -184,7 +200,8 @@ class Line:
     async def _converse(self, socket: WebSocket, opened: Callable[[], None]) -> None:
         """Send and receive until the connection is lost or has served its time."""
         scope = TaskScope(f"{self._peer} connection")
-        tasks: list[asyncio.Task[None]] = []
+        self._fault = fault = asyncio.get_running_loop().create_future()
+        tasks: list[asyncio.Future[None]] = [fault]
         try:
             opened()
             for work in (self._send_all(socket), self._receive_all(socket)):
@@ -193,12 +210,13 @@ class Line:
             if not done:
                 idle = scope.spawn(self._user._line_idle(), name="wait for a pause")
                 done = await _first([*tasks, idle], _RENEWAL_GRACE)
-            for task in done:
-                task.result()
+            for ended in done:
+                ended.result()
         finally:
-            for task in tasks:
-                task.add_done_callback(_retrieve)
+            for future in tasks:
+                future.add_done_callback(_retrieve)
             scope.cancel_soon()
+            fault.cancel()
             self._socket = None
             self._retire(socket)
 
@@ -234,12 +252,14 @@ class Line:
         return error
 
 
-async def _first(tasks: list[asyncio.Task[None]], timeout: float | None) -> set[asyncio.Task[None]]:
+async def _first(
+    tasks: list[asyncio.Future[None]], timeout: float | None
+) -> set[asyncio.Future[None]]:
     done, _ = await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     return done
 
 
-def _retrieve(task: asyncio.Task[None]) -> None:
+def _retrieve(task: asyncio.Future[None]) -> None:
     """How it ended is of no interest any more; asyncio need not complain."""
     if not task.cancelled():
         task.exception()

@@ -64,6 +64,13 @@ class Outbox:
         for event in (*first, *kept):
             self.put(event)
 
+    def drain(self) -> list[Event]:
+        """Take out all that waits."""
+        events = list(self._events)
+        self._events.clear()
+        self._audio = 0
+        return events
+
     def remove(self, event_id: str) -> bool:
         """Take back an event. False if it was sent already."""
         for event in self._events:
