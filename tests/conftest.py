@@ -8,7 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from virtual_time import run_test
+
+settings.register_profile("no deadline", deadline=None)  # timings depend on who else is computing
+settings.load_profile("no deadline")
 
 
 def pytest_configure(config: pytest.Config) -> None:
