@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from ...job import get_job_context
 from ...llm import function_tool
 from ...log import logger
 from ...voice.run_context import RunContext
+from .._rooms import room_of
 from ..workflows.utils import DtmfEvent, dtmf_event_to_code, format_dtmf
 
 if TYPE_CHECKING:
@@ -43,12 +43,7 @@ async def send_dtmf_events(ctx: RunContext[Any], events: list[DtmfEvent]) -> str
 
 
 def _room(ctx: RunContext[Any]) -> rtc.Room:
-    """The session's room, or else the job's."""
-    room_io = ctx.session._room_io
-    if room_io is not None:
-        room: rtc.Room = room_io.room
-        return room
-    job = get_job_context(required=False)
-    if job is None:
+    room = room_of(ctx.session)
+    if room is None:
         raise RuntimeError("there is no phone line: the session is in no room")
-    return job.room
+    return room

@@ -137,6 +137,7 @@ class CaptureTask(AgentTask[Result_T]):
         instructions: Instructions,
         require_confirmation: NotGivenOr[bool],
         require_explicit_ask: bool = False,
+        confirm_with: Callable[..., Any] | None = None,
         tools: NotGivenOr[list[Tool | Toolset]] = NOT_GIVEN,
         chat_ctx: NotGivenOr[ChatContext] = NOT_GIVEN,
         **options: Any,
@@ -150,6 +151,7 @@ class CaptureTask(AgentTask[Result_T]):
             instructions: Complete.
             require_confirmation: Whether the user has to confirm; by default those who speak.
             require_explicit_ask: Ask even if the conversation holds the answer already.
+            confirm_with: The confirming tool's function, where it needs more than a yes.
             tools: Further tools.
             chat_ctx: The conversation so far.
             options: Those of `AgentTask`.
@@ -168,9 +170,11 @@ class CaptureTask(AgentTask[Result_T]):
         if not is_given(require_confirmation) or require_confirmation:
             own.append(
                 function_tool(
-                    self._confirm,
+                    confirm_with or self._confirm,
                     name=confirm,
-                    description=f"Settle {what}, once the user has agreed to what was read back.",
+                    description=None
+                    if confirm_with
+                    else f"Settle {what}, once the user has agreed to what was read back.",
                     flags=ToolFlag.IGNORE_ON_ENTER,
                 )
             )
@@ -210,22 +214,26 @@ class CaptureTask(AgentTask[Result_T]):
             return self._require_confirmation
         return ctx.speech_handle.input_details.modality == "audio"
 
-    def _take_down(self, ctx: RunContext[Any], result: Result_T, *, read_back: str) -> str | None:
+    def _take_down(
+        self, ctx: RunContext[Any], result: Result_T, *, read_back: str, ask: str = ""
+    ) -> str | None:
         """Take an answer: for good, or as a draft. Returns what the model is to do next.
 
         Args:
             ctx: Of the tool that took it down.
             result: The answer.
             read_back: How to say it to the user.
+            ask: In place of reading back and asking whether that is right.
         """
         self._refuse_when_done()
         if not self._confirms(ctx):
             self.complete(result)
             return None
         self._begin_draft(result, ctx.speech_handle)
+        ask = ask or f"Say to the user: {read_back}. Ask whether that is right"
         return (
-            f"Taken down, not settled yet. Say to the user: {read_back}. Ask whether that is "
-            f"right and wait for the answer; `{self._confirm_name}` works only after it."
+            f"Taken down, not settled yet. {ask} and wait for the answer; "
+            f"`{self._confirm_name}` works only after it."
         )
 
     def _begin_draft(self, result: Result_T, speech: SpeechHandle | None) -> None:
