@@ -13,7 +13,9 @@ from livekit import rtc
 from livekit.protocol import agent, models
 
 from fakes.llm import FakeLLM, Reply
+from fakes.translation import FakeTranslator
 from livekit.agents import Agent, AgentSession, JobContext, get_job_context
+from livekit.agents.beta import TranslationSession
 from livekit.agents.ipc import mock_room
 from livekit.agents.ipc.job_end import EndCause
 from livekit.agents.ipc.job_run import JobFunctions, JobRun
@@ -534,3 +536,23 @@ async def test_a_room_that_is_still_being_joined_is_left_when_it_is() -> None:
     took = await ending.run(None, after=0.0)
     assert took == pytest.approx(18.0, abs=0.1)
     assert ending.room.left_at is not None
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_a_translation_ends_with_its_job_before_the_room_is_left(hangs: bool) -> None:
+    closes: list[tuple[str, bool]] = []
+    model = FakeTranslator()
+    model.close_hangs = hangs
+
+    async def entrypoint(ctx: JobContext) -> None:
+        session = TranslationSession[None](model=model)
+        session.on(
+            "close", lambda ev: closes.append((ev.reason.value, ending.room.left_at is None))
+        )
+        await session.start()
+
+    ending = Ending(entrypoint)
+    took = await ending.run(ASKED)
+    assert closes == [("job_shutdown", True)] and took < 5.0
+    model.release()
+    await asyncio.sleep(0.1)

@@ -8,12 +8,26 @@ from .._lazy import attach
 
 if TYPE_CHECKING:
     from ..llm.chat_context import Instructions
+    from . import translation
     from .tools import EndCallTool
+    from .translation import TranslationModel, TranslationSession
 
-__all__ = ["EndCallTool", "Instructions"]
+__all__ = [
+    "EndCallTool",
+    "Instructions",
+    "TranslationModel",
+    "TranslationSession",
+    "translation",
+]
 
 if not TYPE_CHECKING:  # a type checker shall know the names above and no others
     __getattr__, __dir__ = attach(
         __name__,
-        {"EndCallTool": ".tools.end_call", "Instructions": "livekit.agents.llm.chat_context"},
+        {
+            "EndCallTool": ".tools.end_call",
+            "Instructions": "livekit.agents.llm.chat_context",
+            "TranslationModel": ".translation",
+            "TranslationSession": ".translation",
+            "translation": ".translation:",
+        },
     )
