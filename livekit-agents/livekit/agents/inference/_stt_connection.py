@@ -11,7 +11,7 @@ from livekit import rtc
 
 from .._exceptions import APIConnectionError, APIError, APITimeoutError
 from ..log import logger
-from ..utils.aio import Chan, TaskScope
+from ..utils.aio import TaskScope
 from ..vad import VADEventType
 from ._errors import (
     MAX_BAD_FRAMES,
@@ -37,6 +37,7 @@ from ._stt_session import SttSession
 
 if TYPE_CHECKING:
     from ..stt import SpeechEvent
+    from ..stt.input_channel import InputChannel
     from ..vad import VADStream
 
 SERVICE = "LiveKit Inference STT"
@@ -77,7 +78,7 @@ class SttConnection:
         session: SttSession,
         *,
         sample_rate: int,
-        take: Chan[Any],
+        take: InputChannel[Any],
         is_replayed: Callable[[], bool],
         emit: Callable[[list[SpeechEvent]], None],
         note_speech: Callable[[bool], None],
@@ -198,12 +199,15 @@ class SttConnection:
     # -- sending ----------------------------------------------------------------------------------
 
     async def _send_audio(self) -> None:
+        take = self._take
         try:
-            async for item in self._take:
-                if isinstance(item, rtc.AudioFrame):
-                    await self._send_frame(item)
-                else:
-                    await self._send_rest()
+            while not take.closed or not take.empty():
+                await take.enough(self._missing)
+                while (item := take.poll()) is not None:
+                    if isinstance(item, rtc.AudioFrame):
+                        await self._send_frame(item)
+                    else:
+                        await self._send_rest()
             await self._end_input()
         except APIConnectionError as error:
             # What is still in the receive buffer may say why; it has precedence.
@@ -217,11 +221,18 @@ class SttConnection:
         failed.__cause__ = error
         self._end(classify_end(None, "", state), lambda: failed)
 
+    @property
+    def _missing(self) -> float:
+        """Seconds of audio until there is something to do."""
+        if self._vad is not None:
+            return 0.0
+        return (self._chunk_bytes - len(self._buffer)) / self._byte_rate
+
     async def _send_frame(self, frame: rtc.AudioFrame) -> None:
         if self._vad is not None:
             _push_to_vad(self._vad, frame)
         buffer = self._buffer
-        buffer += frame.data.cast("B")
+        buffer += frame.data
         size = self._chunk_bytes
         if len(buffer) < size:
             return

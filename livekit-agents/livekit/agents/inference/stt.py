@@ -14,6 +14,7 @@ from .. import stt
 from .._exceptions import APIError
 from ..language import LanguageCode
 from ..log import logger
+from ..stt.input_channel import InputChannel
 from ..stt.replay_buffer import DEFAULT_CAPACITY
 from ..types import (
     DEFAULT_API_CONNECT_OPTIONS,
@@ -657,6 +658,7 @@ class SpeechStream(stt.SpeechStream):
         """One connection."""
         socket = await self._dial()
         vad = self._vad.stream() if self._vad is not None else None
+        assert isinstance(self._input_ch, InputChannel)
         connection = SttConnection(
             socket,
             self._session,

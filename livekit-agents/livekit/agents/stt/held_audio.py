@@ -17,25 +17,28 @@ EPSILON = 1e-6
 class Held(Generic[T]):
     """An item on its way, with its place in the stream. All times in seconds."""
 
-    __slots__ = ("counted", "duration", "item", "judged", "position", "pushed_at", "replayed")
+    __slots__ = ("duration", "is_silence", "item", "position", "pushed_at", "replayed")
 
     def __init__(
         self, item: rtc.AudioFrame | T, duration: float, position: float, pushed_at: float
     ) -> None:
         self.item = item
         self.duration = duration
-        self.counted = duration
-        self.judged = False
+        self.is_silence: bool | None = None  # nobody had to know yet
         self.position = position
         self.pushed_at = pushed_at
         self.replayed = False
+
+    @property
+    def counted(self) -> float:
+        """Its length, unless it is known to be silence."""
+        return 0.0 if self.is_silence else self.duration
 
     def without_start(self, frame: rtc.AudioFrame, seconds: float) -> Held[T]:
         """What is left of its frame after the first `seconds`."""
         rest = _without_start(frame, seconds)
         held: Held[T] = Held(rest, rest.duration, self.position + seconds, self.pushed_at)
-        held.judged = self.judged
-        held.counted = rest.duration if self.counted else 0.0
+        held.is_silence = self.is_silence
         return held
 
 
@@ -45,29 +48,36 @@ class Line(Generic[T]):
     Whether a frame is silence is found out when it matters, which is hardly ever.
     """
 
-    __slots__ = ("_is_silence", "counted", "duration", "items")
+    __slots__ = ("_is_silence", "_silence", "duration", "items")
 
     def __init__(self, is_silence: Callable[[rtc.AudioFrame], bool] | None) -> None:
         self._is_silence = is_silence
         self.items: deque[Held[T]] = deque()
         self.duration = 0.0
-        self.counted = 0.0
+        self._silence = 0.0
+
+    @property
+    def counted(self) -> float:
+        """How much of its audio counts; silence that was not judged yet does."""
+        return self.duration - self._silence
 
     def append(self, held: Held[T]) -> None:
         self.items.append(held)
         self.duration += held.duration
-        self.counted += held.counted
+        if held.is_silence:
+            self._silence += held.duration
 
     def prepend(self, tail: Line[T]) -> None:
         tail.judge()
         self.items.extendleft(reversed(tail.items))
         self.duration += tail.duration
-        self.counted += tail.counted
+        self._silence += tail._silence
 
     def popleft(self) -> Held[T]:
         held = self.items.popleft()
         self.duration -= held.duration
-        self.counted -= held.counted
+        if held.is_silence:
+            self._silence -= held.duration
         return held
 
     def drop_oldest_audio(self) -> Held[T]:
@@ -75,7 +85,7 @@ class Line(Generic[T]):
         held = next(held for held in self.items if held.duration)
         self.items.remove(held)
         self.duration -= held.duration
-        self.counted -= held.counted
+        self._silence -= held.duration - held.counted
         return held
 
     def exceeds(self, counted: float, span: float) -> bool:
@@ -92,16 +102,15 @@ class Line(Generic[T]):
         if self._is_silence is None:
             return
         for held in reversed(self.items):
-            if held.judged:
-                break  # as are all before it
-            held.judged = True
-            if isinstance(held.item, rtc.AudioFrame) and self._is_silence(held.item):
-                self.counted -= held.counted
-                held.counted = 0.0
+            if held.is_silence is not None:
+                break  # all before it are judged, too
+            held.is_silence = isinstance(held.item, rtc.AudioFrame) and self._is_silence(held.item)
+            if held.is_silence:
+                self._silence += held.duration
 
     def clear(self) -> None:
         self.items.clear()
-        self.duration = self.counted = 0.0
+        self.duration = self._silence = 0.0
 
 
 def _without_start(frame: rtc.AudioFrame, seconds: float) -> rtc.AudioFrame:

@@ -212,24 +212,28 @@ class RecognizeStream(ABC, ClosesOnExit):
             ValueError: Its sample rate is not that of the frames before.
         """
         self._check_input_open()
-        if self._pushed_sr is not None and self._pushed_sr != frame.sample_rate:
+        if frame.sample_rate != self._pushed_sr:
+            self._begin_audio(frame)
+        if self._resampler is None:
+            self._input_ch.send_nowait(frame)
+            return
+        for resampled in self._resampler.push(frame):
+            self._input_ch.send_nowait(resampled)
+
+    def _begin_audio(self, frame: rtc.AudioFrame) -> None:
+        if self._pushed_sr is not None:
             raise ValueError(
                 f"the sample rate of a stream must stay the same: expected {self._pushed_sr} Hz, "
                 f"got a frame of {frame.sample_rate} Hz"
             )
         self._pushed_sr = frame.sample_rate
-        if self._needed_sr and self._needed_sr != frame.sample_rate and self._resampler is None:
+        if self._needed_sr and self._needed_sr != frame.sample_rate:
             self._resampler = rtc.AudioResampler(
                 frame.sample_rate,
                 self._needed_sr,
                 num_channels=frame.num_channels,
                 quality=rtc.AudioResamplerQuality.HIGH,
             )
-        if self._resampler is None:
-            self._input_ch.send_nowait(frame)
-            return
-        for resampled in self._resampler.push(frame):
-            self._input_ch.send_nowait(resampled)
 
     def flush(self) -> None:
         """Mark the end of a segment: the provider may finish what it has.

@@ -23,6 +23,9 @@ DEFAULT_CAPACITY = 10.0
 _QUIET_TAIL = 3.0
 """Seconds replayed when nobody was speaking: enough for a word whose start wasn't reported yet."""
 
+_TRIM_EVERY = 0.5
+"""Seconds of audio after which it is worth looking at what need not be kept."""
+
 _GAP = 1.0
 """Seconds that pushed audio may lag behind the clock before we call it a pause in the audio."""
 
@@ -63,6 +66,7 @@ class ReplayBuffer(Generic[T]):
         self._capacity = capacity
         self._memory = max(capacity, lookback)
         self._quiet_limit = min(self._memory, _QUIET_TAIL)
+        self._trim_above = self._quiet_limit + _TRIM_EVERY
         self._is_silence = is_silence
         self._silence = silence
         self._clock = clock
@@ -123,9 +127,14 @@ class ReplayBuffer(Generic[T]):
         if self._memory > 0 and (duration or self._taken.items):
             # a mark means nothing without the audio before it
             self._taken.append(held)
-            if self._taken.duration > self._quiet_limit:
+            if self._taken.duration > self._trim_above:
                 self._trim()
         return held.item
+
+    @property
+    def waiting(self) -> float:
+        """Seconds of audio that wait to be taken."""
+        return self._waiting.duration
 
     def _place(self, held: Held[T]) -> None:
         """Tie the provider's clock, which counts audio only, to positions."""

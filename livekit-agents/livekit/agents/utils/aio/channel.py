@@ -110,7 +110,7 @@ class Chan(Generic[T]):
         if self.full():
             raise ChanFull
         self._items.append(value)
-        _wake_one(self._receivers)
+        wake_one(self._receivers)
 
     async def recv(self) -> T:
         """Take the oldest item, waiting for one.
@@ -142,7 +142,7 @@ class Chan(Generic[T]):
         self._closed = True
         for waiters in (self._senders, self._receivers):
             while waiters:
-                _wake_one(waiters)
+                wake_one(waiters)
 
     @property
     def closed(self) -> bool:
@@ -172,7 +172,7 @@ class Chan(Generic[T]):
 
     def _take(self) -> T:
         value = self._items.popleft()
-        _wake_one(self._senders)
+        wake_one(self._senders)
         return value
 
     async def _wait(self, waiters: deque[asyncio.Future[None]], *, first: bool) -> None:
@@ -198,10 +198,11 @@ class Chan(Generic[T]):
     def _pass_on(self, waiters: deque[asyncio.Future[None]]) -> None:
         useful = self._items if waiters is self._receivers else not self.full()
         if useful:
-            _wake_one(waiters)
+            wake_one(waiters)
 
 
-def _wake_one(waiters: deque[asyncio.Future[None]]) -> None:
+def wake_one(waiters: deque[asyncio.Future[None]]) -> None:
+    """Let the first of those go on that still wait."""
     while waiters:
         waiter = waiters.popleft()
         if not waiter.done():
