@@ -21,6 +21,7 @@ from livekit.agents.llm._realtime.openai import (
     _is_fatal_error,
     process_base_url,
 )
+from livekit.agents.llm._realtime.openai_utils import _shorten_call_id
 from livekit.agents.types import APIConnectOptions
 
 pytestmark = pytest.mark.real_time
@@ -242,3 +243,11 @@ async def test_a_server_that_accepts_and_drops_is_given_up() -> None:
         await asyncio.wait_for(given_up.wait(), 10)
         assert errors == [True, True, False], "max_retry is 2"
         assert len(server.sockets) == 3
+
+
+def test_a_call_id_that_the_protocol_would_refuse_is_shortened_always_to_the_same() -> None:
+    """Clients of compatible protocols, in packages of their own, use it by this name."""
+    long = "call_" + 40 * "x"
+    assert _shorten_call_id("call_1") == "call_1"
+    assert len(_shorten_call_id(long)) == 32
+    assert _shorten_call_id(long) == _shorten_call_id(long) != _shorten_call_id(long + "y")

@@ -99,7 +99,7 @@ def calculate_confidence_from_logprobs(logprobs: Sequence[Any] | None) -> float 
     return math.exp(min(0.0, sum(values) / len(values)))
 
 
-def _short_call_id(call_id: str) -> str:
+def _shorten_call_id(call_id: str) -> str:
     if len(call_id) <= _MAX_CALL_ID:
         return call_id
     return hashlib.sha256(call_id.encode()).hexdigest()[:_MAX_CALL_ID]
@@ -119,7 +119,7 @@ def livekit_item_to_openai_item(item: ChatItem, *, legacy: bool = False) -> Even
         return {
             "type": "function_call",
             "id": item.id,
-            "call_id": _short_call_id(item.call_id),
+            "call_id": _shorten_call_id(item.call_id),
             "name": item.name,
             "arguments": item.arguments,
         }
@@ -127,7 +127,7 @@ def livekit_item_to_openai_item(item: ChatItem, *, legacy: bool = False) -> Even
         return {
             "type": "function_call_output",
             "id": item.id,
-            "call_id": _short_call_id(item.call_id),
+            "call_id": _shorten_call_id(item.call_id),
             "output": item.output,
         }
     if isinstance(item, ChatMessage):
