@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,9 +31,8 @@ async def speaking(
 ) -> AsyncIterator[tuple[AgentSession[Any], Recorded, Speaker]]:
     """A session that speaks through a loudspeaker in virtual time."""
     speaker = Speaker()
-    session = make_session(
-        llm, tts=FakeTTS(), tts_text_transforms=None, aec_warmup_duration=None, **options
-    )
+    options.setdefault("tts", FakeTTS())
+    session = make_session(llm, tts_text_transforms=None, aec_warmup_duration=None, **options)
     recorded = Recorded(session)
     session.output.audio = speaker
     sync: TranscriptSynchronizer | None = None
@@ -100,6 +100,36 @@ async def test_interrupted_while_only_tools_are_left_keeps_the_words_whole() -> 
         outputs = [i for i in session.history.items if i.type == "function_call_output"]
         assert [o.output for o in outputs] == ["seen"] and not outputs[0].reply_required
         assert len(llm.requests) == 1
+
+
+async def test_interrupted_models_end_at_once_though_a_tool_goes_on() -> None:
+    free = asyncio.Event()
+
+    class Clerk(Agent):
+        @function_tool
+        async def look_up(self) -> str:
+            """Takes its time."""
+            await free.wait()
+            return "found"
+
+    call_first = Reply(
+        "one moment ", [FunctionToolCall(name="look_up", arguments="{}", call_id="c")]
+    )
+    llm = FakeLLM([replace(call_first, hangs=True)])
+    tts = FakeTTS(silent_after=0.0)
+    async with speaking(Clerk(instructions="be brief"), llm, tts=tts) as (session, _, _):
+        handle = session.generate_reply(user_input="where is my order?")
+        await asyncio.sleep(1)
+        assert (tts.running, len(llm.running)) == (1, 1)
+        handle.interrupt()
+        await asyncio.sleep(0.1)
+        assert (tts.running, len(llm.running)) == (0, 0)
+        assert not handle.done()
+        free.set()
+        await handle
+        assert [
+            item.output for item in session.history.items if item.type == "function_call_output"
+        ] == ["found"]
 
 
 @settings(max_examples=30, deadline=None)

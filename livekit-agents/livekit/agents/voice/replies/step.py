@@ -172,6 +172,7 @@ class ReplyStep:
         self._llm.end()  # calls that were not started yet are dropped
         if self._tool_loop.running:
             self._handle._mark_generation_done()
+            self._scope.cancel_soon(spare=(tools,))  # models and their connections end now
             await asyncio.wait((tools,))
         self._tool_loop.commit(reply_allowed=False)
         return None
