@@ -203,9 +203,10 @@ class RealtimeSession(_RealtimeSession):
             headers[HEADER_INFERENCE_PROVIDER] = model._served_by
         return process_base_url(model._gateway.base_url, model.model), headers
 
-    def _wrap_session_update(self, session: Event) -> Event:
+    def _wrap_session_update(self, event_id: str, session: Event) -> Event:
         # The address says which model it is.
-        return super()._wrap_session_update({k: v for k, v in session.items() if k != "model"})
+        named = {k: v for k, v in session.items() if k != "model"}
+        return super()._wrap_session_update(event_id, named)
 
     def _is_fatal_error(self, error: Any) -> bool:
         return super()._is_fatal_error(error) or is_final(error)

@@ -257,16 +257,27 @@ class RealtimeSession(ServerEvents):
             instructions=self._instructions,
             tools=self._tools,
         )
-        return self._wrap_session_update(session)
+        return self._make_update(session)
 
-    def _wrap_session_update(self, session: Event) -> Event:
-        """The event that changes these options."""
+    def _make_update(self, session: Event) -> Event:
+        event_id = f"session_update_{uuid.uuid4().hex[:12]}"
+        if type(self)._wrap_session_update.__module__.startswith("livekit.agents."):
+            return self._wrap_session_update(event_id, session)
+        # Clients in packages of their own are written against the objects of the library.
+        from openai.types.realtime import RealtimeSessionCreateRequest
+
+        request: Any = RealtimeSessionCreateRequest.construct(**session)
+        event = plain(self._wrap_session_update(event_id, request))
+        return {name: plain(value) for name, value in event.items()}
+
+    def _wrap_session_update(self, event_id: str, session: Event) -> Event:
+        """The event that changes these options. Clients of compatible protocols add what is theirs."""
         if self._opts.legacy:
             session = to_legacy(session)
-        return {"type": "session.update", "session": session}
+        return {"type": "session.update", "event_id": event_id, "session": session}
 
     def _send_update(self, changes: Event) -> None:
-        self.send_event(self._wrap_session_update({"type": "realtime", **plain(changes)}))
+        self.send_event(self._make_update({"type": "realtime", **plain(changes)}))
 
     def _change_turn_detection(self, detection: Event | None) -> bool:
         """Take over the model's new option. False if this session has none by itself."""
