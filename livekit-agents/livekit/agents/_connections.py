@@ -6,7 +6,8 @@ slot, until the process ends; and a client that reconnects by itself would dial 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
 from .log import logger
@@ -18,7 +19,8 @@ class Connections:
     """The connections of one owner.
 
     What is opened by tasks that were started in `recording`, through
-    `utils.http_context.http_session` or a `utils.ConnectionPool`, is noted here.
+    `utils.http_context.http_session` or a `utils.ConnectionPool`, is noted here. What they open
+    through a library of their own is found on the event loop, where it lets itself be asked.
 
     Args:
         owner: Whose they are, for messages.
@@ -51,13 +53,33 @@ class Connections:
         """Close what is open, without asking anyone, and refuse to open more. Idempotent."""
         self._cut = True
         connections, self._open = self._open, {}
-        for cut in connections.values():
+        dialled = [transport.abort for transport in self._dialled()]
+        for cut in (*connections.values(), *dialled):
             try:
                 cut()
             except Exception:
                 logger.exception("failed to cut a connection of %s", self._owner)
-        if connections:
-            logger.warning("cut %d connection(s) that %s left open", len(connections), self._owner)
+        if number := len(connections) + len(dialled):
+            logger.warning("cut %d connection(s) that %s left open", number, self._owner)
+
+    def _dialled(self) -> Iterator[asyncio.WriteTransport]:
+        """Connections that were opened by the owner's code itself, whatever library it used.
+
+        asyncio has no public list of its connections. Each has a reader in the loop's selector,
+        with the context of whoever opened it. A loop without these has no answer.
+        """
+        selector = getattr(asyncio.get_running_loop(), "_selector", None)
+        for key in list(selector.get_map().values()) if selector is not None else ():
+            for handle in key.data if isinstance(key.data, tuple) else ():
+                context = getattr(handle, "_context", None)
+                transport = getattr(getattr(handle, "_callback", None), "__self__", None)
+                if (
+                    context is not None
+                    and context.get(_recording) is self
+                    and isinstance(transport, asyncio.WriteTransport)
+                ):
+                    yield transport
+                    break
 
     def recording(self) -> _Recording:
         """Have the tasks that are started in the block note their connections here."""

@@ -6,7 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 
 from ._connections import Connections
-from ._streams import CLOSE_GRACE, ClosesOnExit, report_survivors
+from ._streams import CLOSE_GRACE, ClosesOnExit, Patience, report_survivors
 from .utils.aio import Survivor, TaskScope
 
 __all__ = ["ProviderStream"]
@@ -73,10 +73,12 @@ class ProviderStream(ABC, ClosesOnExit):
         return self._closing_task
 
     async def _end_task(self) -> None:
+        patience = Patience(self._close_grace)
         survivors = await self._scope.cancel(self._close_grace)
+        if survivors or patience.lost:
+            self._connections.cut()
         if survivors:
             self._survivors = survivors
-            self._connections.cut()
             report_survivors(survivors)
         self._end(cancelled=True)
 

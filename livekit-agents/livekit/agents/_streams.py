@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,6 +18,26 @@ T = TypeVar("T")
 
 CLOSE_GRACE = 2.0
 """Seconds that a provider's task may take for its cleanup before it is abandoned."""
+
+
+class Patience:
+    """Whether a provider's code had to be told twice to end.
+
+    `TaskScope.cancel` asks once more half-way. A cleanup that is interrupted then, such as the wait
+    for a goodbye, has ended without closing what it was about to close.
+
+    Args:
+        seconds: What the code is given in all.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._clock = asyncio.get_running_loop().time
+        self._lost_at = self._clock() + seconds / 2
+
+    @property
+    def lost(self) -> bool:
+        """Whether the second half has begun."""
+        return self._clock() >= self._lost_at
 
 
 class EventChannel(Chan[T]):

@@ -13,7 +13,14 @@ from pydantic import BaseModel
 
 from .._connections import Connections
 from .._exceptions import APIConnectionError, APIError
-from .._streams import CLOSE_GRACE, ClosesOnExit, EventChannel, qualified_name, report_survivors
+from .._streams import (
+    CLOSE_GRACE,
+    ClosesOnExit,
+    EventChannel,
+    Patience,
+    qualified_name,
+    report_survivors,
+)
 from ..log import logger
 from ..types import NOT_GIVEN, APIConnectOptions, NotGivenOr
 from ..utils import aio, is_given
@@ -456,10 +463,12 @@ class RecognizeStream(ABC, ClosesOnExit):
         return self._closing_task
 
     async def _close(self) -> None:
+        patience = Patience(CLOSE_GRACE)
         survivors = await self._task_scope.cancel(CLOSE_GRACE, spare=(self._metrics_task,))
+        if survivors or patience.lost:
+            self._connections.cut()
         if survivors:
             self._survivors = survivors
-            self._connections.cut()
         self._event_ch.close()
         # the monitor ends by itself now that the events have ended
         if await aio.wait_until(self._metrics_task, _MONITOR_GRACE):

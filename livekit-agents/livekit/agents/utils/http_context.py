@@ -18,7 +18,7 @@ from typing import Any
 
 import aiohttp
 
-from .._connections import Connections, recording_connections
+from .._connections import Connections, recording_connections, shared
 from ..log import logger
 from .aio.task_scope import run_bounded
 
@@ -132,7 +132,8 @@ class _RecordingConnector(aiohttp.TCPConnector):
         if connections is None:
             return await super().connect(*args, **kwargs)
         _refuse_if_cut(connections)
-        connection = await super().connect(*args, **kwargs)
+        with shared():  # when it is free again, others use it
+            connection = await super().connect(*args, **kwargs)
         if connections.refused:  # while it was dialled
             connection.close()
             _refuse_if_cut(connections)
