@@ -52,6 +52,7 @@ def test_every_sentence_alone_without_a_minimum() -> None:
         "he has a Ph.D. in physics",
         "meet John F. Kennedy now",
         "the U.S. army and the U.S.A. team",
+        "the shop closes at 5 p.m. on Monday, e.g. today",
         "Acme Inc. and Acme Ltd. and Sons Co. with King Jr. and Sr. members",
     ],
 )

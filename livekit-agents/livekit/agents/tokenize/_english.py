@@ -10,8 +10,9 @@ _END_OR_LINE_BREAK = re.compile(rf"{_END.pattern}|\n")
 
 _LOOK_BEHIND = 16
 _TITLE_OR_INITIAL = re.compile(r"(?:\b(?:Mr|St|Mrs|Ms|Dr|Ph|Ph\.D)|(?:\A|\s)[A-Z])\Z")
-_ACRONYM_OR_SUFFIX = re.compile(r"(?:\b(?:[A-Z]\.){1,2}[A-Z]|\b(?:Inc|Ltd|Jr|Sr|Co))\Z")
-_INSIDE_ACRONYM = re.compile(r"[A-Z]\.")
+_ACRONYM_OR_SUFFIX = re.compile(r"(?:\b(?:[A-Za-z]\.){1,2}[A-Za-z]|\b(?:Inc|Ltd|Jr|Sr|Co))\Z")
+_LETTER_ALONE = re.compile(r"\b[A-Za-z]\Z")
+_INSIDE_ACRONYM = re.compile(r"[A-Za-z]\.")
 _TOP_LEVEL_DOMAIN = re.compile(r"(?:com|net|org|io|gov|edu|me)\b")
 _STARTER = re.compile(
     r"\s+(?:Mr|Mrs|Ms|Dr|Prof|Capt|Cpt|Lt|He|She|It|They|Their|Our|We|But|However|That|This"
@@ -40,7 +41,7 @@ def _is_full_stop(text: str, dot: int) -> bool:
         return False
     if _TOP_LEVEL_DOMAIN.match(text, dot + 1) or _TITLE_OR_INITIAL.search(before):
         return False
-    if previous.isupper() and _INSIDE_ACRONYM.match(text, dot + 1):
+    if _LETTER_ALONE.search(before) and _INSIDE_ACRONYM.match(text, dot + 1):
         return False
     if _ACRONYM_OR_SUFFIX.search(before):
         return _STARTER.match(text, dot + 1) is not None
