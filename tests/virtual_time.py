@@ -119,6 +119,16 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         # a day at once, however far away the timer is
         self._now = due if due < limit + 1 else limit
 
+    def _keep_up(self) -> None:
+        """Move to a timer that asyncio takes for due: it rounds by the clock's resolution.
+
+        Else tasks that keep each other busy, waiting for what is left of a nanosecond, never get
+        through it.
+        """
+        timers = self._scheduled  # type: ignore[attr-defined]
+        if timers and self._now < timers[0].when() <= self._now + self._clock_resolution:  # type: ignore[attr-defined]
+            self._now = timers[0].when()
+
     def _describe_deadlock(self) -> str:
         from livekit.agents.utils.aio.task_scope import await_stack
 
@@ -137,6 +147,7 @@ class _VirtualSelector(selectors.BaseSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is not None and timeout <= 0:
+            self._loop._keep_up()
             return self._real.select(0)
         sockets = len(self._real.get_map()) - 1  # one is the loop's own wake-up pipe
         return self._loop._wait(self._real.select, sockets, timeout)

@@ -136,3 +136,17 @@ def test_the_failure_of_a_test_is_what_is_reported() -> None:
 
     with pytest.raises(KeyError, match="the reason"):
         run_test(fails_and_leaves_a_task())
+
+
+async def test_a_rest_of_a_nanosecond_passes_also_while_others_are_busy() -> None:
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + 1e-10
+
+    async def wait() -> None:
+        while loop.time() < ends:  # noqa: ASYNC110
+            await asyncio.sleep(ends - loop.time())
+
+    waiting = asyncio.ensure_future(wait())
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert waiting.done()

@@ -35,7 +35,7 @@ async def test_a_reply_is_asked_for_played_and_kept() -> None:
         await handle
         assert now() - began == pytest.approx(2.0, abs=0.1)
         assert call.said == ["user: I am Ann", "assistant: nice to meet you"]
-        assert handle.exception() is None and len(handle.chat_items) == 2
+        assert handle.exception() is None and len(handle.chat_items) == 1
         assert call.server.requests[0].instructions == "greet her"
         assert next(i.text_content for i in call.server.chat_ctx.messages()) == "I am Ann"
         assert call.story == [

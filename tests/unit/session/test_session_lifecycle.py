@@ -48,7 +48,9 @@ async def test_a_text_turn_reads_like_a_conversation() -> None:
             "assistant: hello there",
             "agent → listening",
         ]
-        assert [item.type for item in handle.chat_items] == ["message", "message"]
+        assert [item.text_content for item in handle.chat_items] == ["hello there"]
+        with pytest.raises(TypeError, match="text or a ChatMessage, got int"):
+            session.generate_reply(user_input=5)
         assert [m.role for m in session.history.messages()] == ["user", "assistant"]
 
 
