@@ -89,6 +89,7 @@ class SessionConversation(SessionBase):
 
         Raises:
             RuntimeError: When the session does not run or is closing, or has no LLM.
+            TypeError: If `user_input` is something else.
             ValueError: For an unknown tool id.
         """
         activity = self._activity_for_speech("generate_reply")
@@ -97,6 +98,10 @@ class SessionConversation(SessionBase):
             message = ChatMessage(role="user", content=[user_input])
         elif isinstance(user_input, ChatMessage):
             message = user_input
+        elif is_given(user_input):
+            raise TypeError(
+                f"user_input must be text or a ChatMessage, got {type(user_input).__name__}"
+            )
         handle = activity.replies.generate_reply(
             user_message=message,
             chat_ctx=chat_ctx if is_given(chat_ctx) else None,

@@ -12,7 +12,7 @@ from ..utils import shortuuid
 from ._context import is_blocking_tool_of
 
 if TYPE_CHECKING:
-    from ..llm import ChatItem
+    from ..llm import ChatItem, ChatMessage
 
 INTERRUPTION_TIMEOUT = 5.0
 """Seconds an interrupted speech may take to end before it is cut off."""
@@ -68,6 +68,7 @@ class SpeechHandle:
         self._tasks: list[asyncio.Task[Any]] = []
         self._num_steps = 1
         self._chat_items: list[ChatItem] = []
+        self._user_message: ChatMessage | None = None  # what it answers
         self._item_added_callbacks: list[Callable[[ChatItem], None]] = []
         self._done_callbacks: list[Callable[[SpeechHandle], None]] = []
         self._settlers: dict[object, Callable[[], None]] = {}
@@ -114,7 +115,10 @@ class SpeechHandle:
 
     @property
     def chat_items(self) -> list[ChatItem]:
-        """The items this speech added to the history so far, in the order they were added."""
+        """What this speech produced so far, in the order it joined the history.
+
+        The user's message that it answers isn't among them.
+        """
         return self._chat_items
 
     @property
@@ -330,6 +334,9 @@ class SpeechHandle:
 
     def _item_added(self, items: Sequence[ChatItem]) -> None:
         for item in items:
+            if item.type == "message" and item.role == "user":
+                self._user_message = item
+                continue
             self._chat_items.append(item)
             for callback in list(self._item_added_callbacks):
                 callback(item)

@@ -67,11 +67,13 @@ def _record_turn(span: Span, activity: AgentActivity, handle: SpeechHandle) -> N
         if latency is not None:
             span.set_attribute(trace_types.ATTR_E2E_LATENCY, latency)
     if gen_ai.capture_content_enabled():
-        texts = {"user": trace_types.ATTR_USER_INPUT, "assistant": trace_types.ATTR_RESPONSE_TEXT}
-        for role, attribute in texts.items():
-            said = [m.text_content or "" for m in messages if m.role == role]
+        asked = [handle._user_message] if handle._user_message is not None else []
+        for said, attribute in (
+            (asked, trace_types.ATTR_USER_INPUT),
+            (messages, trace_types.ATTR_RESPONSE_TEXT),
+        ):
             if said:
-                span.set_attribute(attribute, "\n".join(said))
+                span.set_attribute(attribute, "\n".join(m.text_content or "" for m in said))
 
 
 def mark_generation() -> None:
