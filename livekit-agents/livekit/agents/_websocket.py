@@ -209,6 +209,7 @@ class _Opening:
         self.refusal = RefusalReader()
 
     async def run(self) -> aiohttp.ClientWebSocketResponse:
+        """Open the socket."""
         options: dict[str, Any] = {"headers": self._headers, "heartbeat": HEARTBEAT}
         with self.refusal.watching(self._session):
             # generic in some versions
@@ -217,6 +218,7 @@ class _Opening:
         return ws  # type: ignore[no-any-return]
 
     def discard(self) -> None:
+        """Nobody wants the socket any more: cut it, if it is open."""
         if self._ws is not None:
             transport = _transport_of(self._ws)
             if transport is not None:

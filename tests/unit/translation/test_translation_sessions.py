@@ -26,7 +26,7 @@ from livekit.agents.beta.translation import (
     TranslationRoomOptions,
     TranslationTranscribedEvent,
 )
-from livekit.agents.utils.aio import Chan
+from livekit.agents.utils.aio import Chan, TaskScope
 from livekit.agents.voice.io import AudioInput, TextOutput
 
 EVENTS = (
@@ -350,6 +350,40 @@ async def test_a_model_that_can_t_begin_fails_the_start() -> None:
     with pytest.raises(ValueError, match="no key"):
         await talk.session.start()
     assert len(talk.of("close")) == 1
+
+
+class _Job:
+    """A job whose room can't be reached."""
+
+    def __init__(self) -> None:
+        self._session_shutdown_registered: set[Any] = set()
+        self._scope = TaskScope("job")
+
+    async def connect(self) -> None:
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_start_that_hangs_is_ended_by_a_close_or_by_its_caller(
+    fake_rtc: FakeRtc, monkeypatch: pytest.MonkeyPatch, cancelled: bool
+) -> None:
+    talk, job = Talk(FakeTranslator()), _Job()
+    monkeypatch.setattr(
+        "livekit.agents.beta.translation.translation_session.current_job", lambda: job
+    )
+    room: Any = fake_rtc.room(connected=False)
+    starting = asyncio.ensure_future(talk.session.start(room=room))
+    await asyncio.sleep(1.0)
+    began = now()
+    if cancelled:
+        starting.cancel()
+    else:
+        await talk.session.aclose()
+    with pytest.raises(asyncio.CancelledError if cancelled else RuntimeError):
+        await starting
+    assert now() - began < 0.5 and len(talk.of("close")) == 1
+    assert talk.model.running.closed and not room.registered
+    await job._scope.cancel(1.0)
 
 
 # -- in a room ------------------------------------------------------------------------------------

@@ -37,6 +37,11 @@ class _InferenceProc(SupervisedProc):
         self._pending: dict[str, asyncio.Future[proto.InferenceResponse]] = {}
 
     async def request(self, method: str, data: bytes) -> bytes | None:
+        """Have a runner work in the process.
+
+        Raises:
+            RuntimeError: The process does not run, or the runner failed.
+        """
         if self._gone.done():
             raise RuntimeError("the inference process is not running")
         request_id = uuid.uuid4().hex

@@ -111,6 +111,7 @@ class _Defaults:
         self._root = root
 
     def apply(self, value: Any, schema: Any) -> Any:
+        """The value with the defaults of its schema in place of nulls. Nested values are changed in place."""
         schema = self._resolved(schema)
         if value is None and "default" in schema and not self._accepts_null(schema):
             return copy.deepcopy(schema["default"])

@@ -224,6 +224,7 @@ class _ReadTap:
         self._on_end = on_end
 
     async def receive(self) -> Any:
+        """The next message. What ends the stream is told, and raised."""
         try:
             return await self._stream.receive()
         except Exception:

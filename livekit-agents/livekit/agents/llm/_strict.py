@@ -42,6 +42,7 @@ class _Strict:
         self._inlining: list[str] = []
 
     def rewrite(self, schema: Any) -> Schema:
+        """The schema in the strict form; it and all inside it may be changed in place."""
         if not isinstance(schema, dict):
             raise TypeError(f"expected a JSON Schema as a dict, got {schema!r}")
         if "$ref" in schema:

@@ -239,6 +239,11 @@ class _Collector:
         self._excluded = excluded
 
     def add(self, value: Tool | Toolset) -> None:
+        """Take a tool, or all tools of a toolset; the same one twice counts once.
+
+        Raises:
+            ValueError: Another function has its name, or it is no tool.
+        """
         tool = _as_tool(value)
         if isinstance(tool, Toolset):
             if _contains(self.toolsets, tool):

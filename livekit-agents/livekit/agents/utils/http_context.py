@@ -128,6 +128,11 @@ class _RecordingConnector(aiohttp.TCPConnector):
     """Notes who opens a connection: see `Connections`."""
 
     async def connect(self, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
+        """Open a connection, or reuse one, for whoever is being recorded.
+
+        Raises:
+            aiohttp.ClientConnectionError: The connections of the caller were cut, also while it was dialled.
+        """
         connections = recording_connections()
         if connections is None:
             return await super().connect(*args, **kwargs)

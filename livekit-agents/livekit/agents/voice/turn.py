@@ -148,18 +148,36 @@ class _TurnDetector(Protocol):
     """A detector that reads the conversation (text)."""
 
     @property
-    def model(self) -> str: ...
+    def model(self) -> str:
+        """Name of the model."""
+        ...
 
     @property
-    def provider(self) -> str: ...
+    def provider(self) -> str:
+        """Who runs it."""
+        ...
 
-    async def unlikely_threshold(self, language: LanguageCode | None) -> float | None: ...
+    async def unlikely_threshold(self, language: LanguageCode | None) -> float | None:
+        """The probability below which the turn probably goes on; None: it does not know the language."""
+        ...
 
-    async def supports_language(self, language: LanguageCode | None) -> bool: ...
+    async def supports_language(self, language: LanguageCode | None) -> bool:
+        """Whether it can judge this language; None: the language is not known."""
+        ...
 
     async def predict_end_of_turn(
         self, chat_ctx: ChatContext, *, timeout: float | None = None
-    ) -> float: ...
+    ) -> float:
+        """How likely the user is done, from 0 to 1.
+
+        Args:
+            chat_ctx: The conversation, which ends with what the user has said so far.
+            timeout: Seconds that it may take.
+
+        Raises:
+            asyncio.TimeoutError: It took longer.
+        """
+        ...
 
 
 @runtime_checkable
@@ -167,34 +185,60 @@ class _StreamingTurnDetectorStream(Protocol):
     """One conversation's worth of listening by a streaming detector."""
 
     @property
-    def model(self) -> str: ...
+    def model(self) -> str:
+        """Name of the model in use."""
+        ...
 
     @property
-    def provider(self) -> str: ...
+    def provider(self) -> str:
+        """Who runs it."""
+        ...
 
     @property
-    def is_fallback(self) -> bool: ...
+    def is_fallback(self) -> bool:
+        """Whether a lesser model has taken over."""
+        ...
 
     @property
-    def prediction_timeout(self) -> float: ...
+    def prediction_timeout(self) -> float:
+        """Seconds after which a prediction is of no use any more."""
+        ...
 
-    async def unlikely_threshold(self, language: LanguageCode | None) -> float | None: ...
+    async def unlikely_threshold(self, language: LanguageCode | None) -> float | None:
+        """The probability below which the turn probably goes on; None: it does not know the language."""
+        ...
 
-    async def backchannel_threshold(self, language: LanguageCode | None) -> float | None: ...
+    async def backchannel_threshold(self, language: LanguageCode | None) -> float | None:
+        """The probability from which a short reaction fits; None: it does not judge that."""
+        ...
 
-    async def supports_language(self, language: LanguageCode | None) -> bool: ...
+    async def supports_language(self, language: LanguageCode | None) -> bool:
+        """Whether it can judge this language; None: the language is not known."""
+        ...
 
-    def predict(self) -> asyncio.Future[TurnDetectionEvent]: ...
+    def predict(self) -> asyncio.Future[TurnDetectionEvent]:
+        """Ask whether the turn is over. The answer comes unless the model is stuck."""
+        ...
 
-    def cancel_inference(self, *, timed_out: bool = False) -> None: ...
+    def cancel_inference(self, *, timed_out: bool = False) -> None:
+        """The answer is not wanted any more, or took too long; whoever waits gets 0.0."""
+        ...
 
-    def flush(self, reason: str | None = None) -> None: ...
+    def flush(self, reason: str | None = None) -> None:
+        """The audio so far is dealt with: forget it."""
+        ...
 
-    def push_audio(self, frame: rtc.AudioFrame) -> None: ...
+    def push_audio(self, frame: rtc.AudioFrame) -> None:
+        """Hear a frame, of any rate."""
+        ...
 
-    def end_input(self) -> None: ...
+    def end_input(self) -> None:
+        """Nothing more will be heard."""
+        ...
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """End it. Idempotent."""
+        ...
 
 
 @runtime_checkable
@@ -202,14 +246,20 @@ class _StreamingTurnDetector(Protocol):
     """A detector that listens to the audio itself. Recognised at run time by these three names."""
 
     @property
-    def model(self) -> str: ...
+    def model(self) -> str:
+        """Name of the model."""
+        ...
 
     @property
-    def provider(self) -> str: ...
+    def provider(self) -> str:
+        """Who runs it."""
+        ...
 
     def stream(
         self, *, conn_options: APIConnectOptions = DEFAULT_API_CONNECT_OPTIONS
-    ) -> _StreamingTurnDetectorStream: ...
+    ) -> _StreamingTurnDetectorStream:
+        """Begin to listen to a conversation."""
+        ...
 
 
 TurnDetectionMode: TypeAlias = (

@@ -109,7 +109,6 @@ class TranslationSession(IsolatedEmitter[EventTypes], Generic[Userdata_T]):
         self._userdata = userdata
         self._segment_timeout = output_segment_timeout
         self._budgets = CloseBudgets()
-        self._audio = InputForwarder("audio", self._on_audio)
         self._input = AgentInput(_nothing, self._refresh_input)
         self._output = AgentOutput(_nothing, _nothing, _nothing)
         # what the end of a job looks for in a session: it closes it, and then its models

@@ -99,6 +99,7 @@ class _Conversion:
         self._open: list[_Wrapper] = []  # innermost last
 
     def run(self, text: str) -> str:
+        """The text in the dialect; what was left open is closed at its end."""
         # The tags of some dialects share their names with the markers, and are meant the same way.
         markers = [name for name in self._dialect.native_tags if name in _MARKERS]
         if self._dialect.key == "cartesia":

@@ -166,6 +166,7 @@ class _Output:
         self._demand = asyncio.Event()
 
     async def next(self) -> rtc.AudioFrame:
+        """The next frame. Raises StopAsyncIteration after the last one."""
         try:
             frame = await self._frames.recv()
         except ChanClosed:
@@ -175,15 +176,18 @@ class _Output:
         return frame
 
     def put(self, frame: rtc.AudioFrame) -> None:
+        """Add a frame; dropped once it is finished."""
         if not self._frames.closed:
             self._queued_duration += frame.duration
             self._frames.send_nowait(frame)
 
     def finish(self) -> None:
+        """No more frames come; those that wait can still be read."""
         self._frames.close()
         self.starve()
 
     def discard(self) -> None:
+        """Nobody reads any more: drop what waits, and what will come."""
         self.discarded = True
         self.finish()
         try:
@@ -193,18 +197,22 @@ class _Output:
             pass
 
     def thread_finished(self) -> None:
+        """The thread that decodes has ended."""
         self.finish()
         if not self.thread_ended.done():
             self.thread_ended.set_result(None)
 
     def fed(self) -> None:
+        """There is something to decode."""
         self._starving = False
 
     def starve(self) -> None:
+        """There is nothing left to decode, however little is read."""
         self._starving = True
         self._demand.set()
 
     async def wait_for_demand(self) -> None:
+        """Return when more is to be decoded: the reader has room, and all input was used up."""
         while not self._frames.closed and (
             not self._starving or self._queued_duration >= _MAX_QUEUED_DURATION
         ):
@@ -225,6 +233,7 @@ class _WavStream:
         self._failed = False
 
     def push(self, chunk: bytes) -> None:
+        """Decode a piece of a file, cut anywhere. What follows an error is ignored."""
         if self._failed:
             return
         if self._reader.has_samples and chunk[:4] == b"RIFF":
@@ -243,6 +252,7 @@ class _WavStream:
             self._put(self._samples.push(samples))
 
     def end(self) -> None:
+        """The last file is complete."""
         self._flush()
         self._output.finish()
 

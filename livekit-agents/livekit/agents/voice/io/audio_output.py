@@ -319,9 +319,11 @@ class _AudioWrapper(AudioOutput):
 
     @property
     def sample_rate(self) -> int | None:
+        """That of the sink it wraps."""
         return self._sink.sample_rate
 
     async def capture_frame(self, frame: rtc.AudioFrame) -> None:
+        """Pass a frame on; it counts once the sink has taken it."""
         await self._sink.capture_frame(frame)
         await super().capture_frame(frame)
 
@@ -356,6 +358,7 @@ class _AudioSinkProxy(_AudioWrapper):
         super().on_detached()
 
     def on_playback_progressed(self, *, started_at: float, offset: float, duration: float) -> None:
+        """Report progress of the leaf, counted from the beginning of the segment."""
         offset += self._offset
         self._progress = max(self._progress, offset + duration)
         super().on_playback_progressed(started_at=started_at, offset=offset, duration=duration)
@@ -367,6 +370,7 @@ class _AudioSinkProxy(_AudioWrapper):
         interrupted: bool,
         synchronized_transcript: str | None = None,
     ) -> None:
+        """Report the end, at the position in the whole segment and not in the leaf's part of it."""
         super().on_playback_finished(
             playback_position=playback_position + self._offset,
             interrupted=interrupted,

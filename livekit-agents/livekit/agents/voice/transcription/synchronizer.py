@@ -55,24 +55,29 @@ class _Segment:
     # -- what happens to it -----------------------------------------------------------------------
 
     def push_text(self, text: str) -> None:
+        """More text of this segment."""
         self.has_text = True
         self.pacer.push_text(text)
         self._wake()
 
     def end_text(self) -> None:
+        """Its text is complete."""
         self.pacer.end_text()
         self._wake()
 
     def started(self, at: float) -> None:
+        """Its audio began to be heard, at a `time.time()`."""
         self._started_at = at
         self._wake()
 
     def pause(self) -> None:
+        """Its audio is silent for a while."""
         if self._paused_at is None:
             self._paused_at = time.time()
             self._wake()
 
     def resume(self) -> None:
+        """It is heard again; the time in between does not count."""
         if self._paused_at is not None:
             self._paused_for += max(0.0, time.time() - max(self._paused_at, self._started_at or 0))
             self._paused_at = None
@@ -287,12 +292,14 @@ class _SyncedAudioOutput(_AudioWrapper):
         self._pushed = 0.0
 
     async def capture_frame(self, frame: rtc.AudioFrame) -> None:
+        """Pass a frame on, and tell the pacer how much there is to say."""
         await super().capture_frame(frame)
         self._pushed += frame.duration
         if self._sync.enabled:
             self._sync._current().pacer.push_audio(frame.duration)
 
     def flush(self) -> None:
+        """The audio of the segment is complete; if there was none, its text needs no pace."""
         super().flush()
         pushed, self._pushed = self._pushed, 0.0
         if not self._sync.enabled:
@@ -343,6 +350,7 @@ class _SyncedAudioOutput(_AudioWrapper):
         interrupted: bool,
         synchronized_transcript: str | None = None,
     ) -> None:
+        """A segment was played, or cut off: report it with the words that were shown till then."""
         if not self._pending_playback_count:
             return
         heard = self._sync._finished(playback_position, interrupted=interrupted)
@@ -359,12 +367,14 @@ class _SyncedTextOutput(TextOutput):
         self._sync = sync
 
     async def capture_text(self, text: str) -> None:
+        """Take text to be shown in step with the audio; at once where there is no audio to follow."""
         if self._sync.enabled:
             self._sync._current().push_text(text)
         elif self.next_in_chain is not None:
             await self.next_in_chain.capture_text(text)
 
     def flush(self) -> None:
+        """The text of the segment is complete."""
         if not self._sync.enabled:
             if self.next_in_chain is not None:
                 self.next_in_chain.flush()
