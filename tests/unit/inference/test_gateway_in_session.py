@@ -11,32 +11,13 @@ from typing import Any
 import pytest
 from gateway import GatewayEmulator, faults
 from gateway.calls import Caller, emulated, sentence
-from livekit import rtc
 
+from fakes.microphone import Microphone
 from fakes.speaker import Speaker
 from livekit.agents import Agent, AgentSession
 from livekit.agents.utils import http_context
-from livekit.agents.utils.aio import Chan, ChanClosed
-from livekit.agents.voice.io import AudioInput
 
 A = sentence(0)
-
-
-class Microphone(AudioInput):
-    """Takes frames as `Caller` pushes them."""
-
-    def __init__(self) -> None:
-        super().__init__(label="microphone")
-        self._frames: Chan[rtc.AudioFrame] = Chan()
-
-    def push_frame(self, frame: rtc.AudioFrame) -> None:
-        self._frames.send_nowait(frame)
-
-    async def __anext__(self) -> rtc.AudioFrame:
-        try:
-            return await self._frames.recv()
-        except ChanClosed:
-            raise StopAsyncIteration from None
 
 
 @contextlib.asynccontextmanager
