@@ -3,10 +3,12 @@
     python -m tests.gateway
     python -m tests.gateway --fault stt:drop:how=1011,after_audio=5 --fault tts:refuse:status=503
     python -m tests.gateway --standing stt:idle_recycle:after=180 --ears tones --voice tone
+    python -m tests.gateway --reply "Good day" --reply "I see"
 
 A fault is ROUTE:NAME[:OPTION=VALUE,...], with the names and options of the functions in
 tests/gateway/faults.py. Each ``--fault`` is for one connection, in the order given; ``--standing``
-is for all the others. It prints the variables that an agent needs, then what it sees.
+is for all the others. A realtime model says each ``--reply`` in turn, then repeats what it hears. It
+prints the variables that an agent needs, then what it sees.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import shlex
 from typing import Any
 
 from . import faults
+from .realtime_route import ScriptedReply
 from .recognizers import Emit, PocketSphinxRecognizer, Recognizer, ToneRecognizer
 from .records import ConnectionRecord
 from .server import KEY, SECRET, GatewayEmulator
@@ -109,6 +112,8 @@ async def serve(options: argparse.Namespace) -> None:
     for route, fault in options.fault:
         emulator.inject(route, fault)
     emulator.standing.update(options.standing)
+    emulator.realtime.pace = 1.5
+    emulator.realtime.script.extend(ScriptedReply(text) for text in options.reply)
     async with emulator:
         print("An agent with these variables talks to this gateway:\n")
         for name, value in (
@@ -132,6 +137,7 @@ def main() -> None:
     parser.add_argument("--ears", choices=("pocketsphinx", "tones"), default="pocketsphinx")
     parser.add_argument("--voice", choices=("piper", "tone"), default="piper")
     parser.add_argument("--fault", type=_fault_option, action="append", default=[])
+    parser.add_argument("--reply", action="append", default=[], help="of a realtime model")
     parser.add_argument("--standing", type=_fault_option, action="append", default=[])
     try:
         asyncio.run(serve(parser.parse_args()))

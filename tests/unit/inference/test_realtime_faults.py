@@ -78,6 +78,59 @@ async def test_what_is_asked_and_said_while_there_is_no_connection_waits_for_one
         assert line.gateway.dials("realtime") == 3
 
 
+@pytest.mark.parametrize("detects", [True, False])
+async def test_a_sentence_into_which_a_connection_breaks_is_heard_whole(detects: bool) -> None:
+    words = sentence(4, 6)
+    pcm = speak_tones(words, 24000)
+    half = len(pcm) // 4 * 2
+    async with realtime_line(turn_detection_disabled=not detects) as line:
+        line.session.push_audio(silence(2.0))
+        line.session.push_audio(rtc.AudioFrame(pcm[:half], 24000, 1, half // 2))
+        await line.settle()
+        line.gateway.strike("realtime", faults.drop())
+        line.session.update_options(tool_choice="none")
+        await line.settle(1.0)
+        rest = pcm[half:]
+        line.session.push_audio(rtc.AudioFrame(rest, 24000, 1, len(rest) // 2))
+        line.session.push_audio(silence(1.0))
+        if not detects:
+            line.session.commit_audio()
+        await line.settle(1.0)
+        heard = [e for e in line.of("input_audio_transcription_completed") if e.is_final]
+        assert [e.transcript for e in heard] == [" ".join(words)]
+        assert len(line.gateway.of("realtime")) == 2
+
+
+async def test_a_sentence_that_was_taken_is_not_heard_again() -> None:
+    pcm = speak_tones(sentence(4, 6), 24000)
+    async with realtime_line() as line:
+        line.session.push_audio(rtc.AudioFrame(pcm, 24000, 1, len(pcm) // 2))
+        line.session.push_audio(silence(0.6))
+        await line.settle(5.0)
+        line.gateway.strike("realtime", faults.drop())
+        line.session.update_options(tool_choice="none")
+        await line.settle(5.0)
+        assert len(line.gateway.of("realtime")) == 2
+        assert len([e for e in line.of("input_audio_transcription_completed") if e.is_final]) == 1
+
+
+async def test_what_was_not_confirmed_in_time_is_told_the_next_connection() -> None:
+    async with realtime_line() as line:
+        await line.session.update_chat_ctx(context("u1"))
+        line.gateway.strike("realtime", faults.stall_writes())
+        line.session.clear_audio()
+        await line.settle()
+        with pytest.raises(RealtimeError):
+            await line.session.update_chat_ctx(context("u1", "u2"))
+        line.gateway.strike("realtime", faults.drop())
+        line.session.clear_audio()
+        await line.settle(1.0)
+        assert line.server.said == ["user: u1", "user: u2"]
+        assert [item.id for item in line.session.chat_ctx.items] == ["u1", "u2"]
+        await line.session.update_chat_ctx(context("u2"))
+        assert line.server.said == ["user: u2"]
+
+
 async def test_a_request_that_was_on_its_way_fails_with_the_connection() -> None:
     async with realtime_line() as line:
         line.script(ScriptedReply(never_begins=True))

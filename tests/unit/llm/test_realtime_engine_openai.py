@@ -1,4 +1,4 @@
-"""The engine of OpenAI's realtime protocol, against a server on loopback."""
+"""The engine of OpenAI's realtime protocol on real sockets."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from livekit import rtc
 
-from livekit.agents.llm import ChatContext, RealtimeError
+from livekit.agents.llm import ChatContext
 from livekit.agents.llm._realtime.openai import (
     RealtimeModel,
     RealtimeSession,
@@ -138,41 +137,6 @@ async def test_a_reply_streams_text_audio_and_calls() -> None:
         assert [call.name async for call in event.function_stream] == ["f"]
 
 
-async def test_closing_ends_what_is_open_and_fails_what_waits() -> None:
-    async with connected() as (server, session):
-        reply = session.generate_reply()
-        await server.say(created(await server.until("response.create")))
-        event = await asyncio.wait_for(reply, 5)
-        waiting = session.generate_reply()
-        await session.aclose()
-        assert [message async for message in event.message_stream] == []
-        assert [call async for call in event.function_stream] == []
-        with pytest.raises(RealtimeError):
-            await waiting
-        with pytest.raises(RealtimeError):
-            await session.generate_reply()
-
-
-async def test_a_rejected_reply_fails_with_the_code() -> None:
-    async with connected() as (server, session):
-        reply = session.generate_reply()
-        request = await server.until("response.create")
-        error = {"event_id": request["event_id"], "message": "no", "code": "busy"}
-        await server.say({"type": "error", "error": error})
-        with pytest.raises(RealtimeError) as failure:
-            await asyncio.wait_for(reply, 5)
-        assert failure.value.code == "busy"
-
-
-async def test_audio_goes_out_in_pieces_of_100_ms() -> None:
-    async with connected() as (server, session):
-        session.push_audio(rtc.AudioFrame(bytes(2 * 3600), 24000, 1, 3600))
-        session.commit_audio()
-        await server.until("input_audio_buffer.commit")
-        sizes = [len(base64.b64decode(e["audio"])) for e in server.heard if "audio" in e]
-        assert sizes == [4800, 2400]
-
-
 async def test_a_lost_connection_is_replaced_and_the_conversation_replayed() -> None:
     async with connected() as (server, session):
         context = ChatContext()
@@ -188,26 +152,6 @@ async def test_a_lost_connection_is_replaced_and_the_conversation_replayed() -> 
         await asyncio.wait_for(reconnected.wait(), 5)
         assert (await server.until("conversation.item.create"))["item"]["id"] == "u1"
         assert [error.recoverable for error in errors] == [True]
-
-
-async def test_an_exhausted_account_ends_the_session() -> None:
-    async with connected() as (server, session):
-        failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        session.on("error", failed.set_result)
-        await server.say(
-            {"type": "error", "error": {"code": "insufficient_quota", "message": "pay"}}
-        )
-        assert not (await asyncio.wait_for(failed, 5)).recoverable
-        assert len(server.sockets) == 1
-
-
-async def test_a_change_of_the_models_voice_reaches_its_sessions() -> None:
-    async with connected() as (server, session):
-        model = session.realtime_model
-        assert isinstance(model, RealtimeModel)
-        model.update_options(voice="cedar")
-        update = await server.until("session.update")
-        assert update["session"]["audio"] == {"output": {"voice": "cedar"}}
 
 
 @pytest.mark.parametrize(

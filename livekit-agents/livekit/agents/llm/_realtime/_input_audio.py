@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from itertools import islice
+
 from livekit import rtc
 
 from ...utils.audio import AudioByteStream
@@ -10,6 +13,12 @@ SAMPLE_RATE = 24000
 NUM_CHANNELS = 1
 CHUNK = 0.1
 """Seconds of audio in one event."""
+
+_PRE_ROLL = 1.0
+"""Seconds of audio before somebody was heard speaking that may belong to what they say."""
+
+_LONGEST_TURN = 30.0
+"""Seconds of an unfinished turn that are kept."""
 
 
 class InputAudio:
@@ -52,6 +61,38 @@ class InputAudio:
                 frame.sample_rate, SAMPLE_RATE, num_channels=NUM_CHANNELS
             )
         return [resampled.data.tobytes() for resampled in self._resampler.push(bytearray(mono))]
+
+
+class UnansweredAudio:
+    """What was sent of a turn that the server has not taken yet: another one would have to hear it."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[bytes] = deque()
+        self._held = 0.0
+        self.speaking = False
+        """Whether the pieces belong to a turn, however long it is."""
+
+    def sent(self, pcm: bytes) -> None:
+        """A piece goes out."""
+        self._pieces.append(pcm)
+        self._held += _duration(pcm)
+        limit = _LONGEST_TURN if self.speaking else _PRE_ROLL
+        while self._held > limit:
+            self._held -= _duration(self._pieces.popleft())
+
+    def taken(self) -> None:
+        """The turn is over, or is not wanted: the server has it, or never will."""
+        self._pieces.clear()
+        self._held = 0.0
+
+    def lost(self, unsent: int) -> list[bytes]:
+        """The pieces that went out in vain.
+
+        Args:
+            unsent: How many of the newest still wait to be sent.
+        """
+        count = max(0, len(self._pieces) - unsent)
+        return list(islice(self._pieces, count))
 
 
 def _mono(frame: rtc.AudioFrame) -> bytes:

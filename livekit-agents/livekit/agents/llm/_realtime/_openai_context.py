@@ -70,6 +70,8 @@ class ServerContext:
         ]
         diff = compute_chat_ctx_diff(self.chat_ctx, wanted)
         items = {item.id: item for item in wanted.items}
+        for item_id in self._creating.keys() - items.keys():
+            del self._creating[item_id]  # was never acknowledged, and is not wanted any more
         changed = [
             (previous, item_id)
             for previous, item_id in diff.to_update
@@ -112,8 +114,6 @@ class ServerContext:
             for item_id, future in list(futures.items()):
                 if future in waiting.values():
                     del futures[item_id]
-                    if futures is self.creations:
-                        self._creating.pop(item_id, None)
 
     def replace_text(self, message_id: str, text: str) -> list[Event]:
         """The events that give a message of the server another text; none if it has no such."""

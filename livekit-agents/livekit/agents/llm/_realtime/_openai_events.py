@@ -20,6 +20,7 @@ from ..realtime import (
 )
 from ..remote_chat_context import RemoteChatContext
 from . import openai_codec as codec
+from ._input_audio import UnansweredAudio
 from ._line import Renewal
 from ._openai_context import ServerContext
 from ._openai_generation import Generation, _DiscardedGeneration
@@ -75,6 +76,7 @@ class ServerEvents(
         self._partials: dict[str, str] = {}
         self._input_speech_started_at: dict[str, float] = {}
         self._user_speaking = False
+        self._unanswered = UnansweredAudio()
         self._bad_messages = 0
         self._stirred = asyncio.Event()
         self._closing = False
@@ -217,7 +219,7 @@ class ServerEvents(
     # -- the user ---------------------------------------------------------------------------------
 
     def _handle_input_audio_buffer_speech_started(self, event: codec.InputSpeechStarted) -> None:
-        self._user_speaking = True
+        self._user_speaking = self._unanswered.speaking = True
         self._input_speech_started_at[event.item_id] = time.time()
         self.emit("input_speech_started", InputSpeechStartedEvent())
 
@@ -225,6 +227,10 @@ class ServerEvents(
         self._user_speaking = False
         transcribed = self._opts.transcription is not None
         self.emit("input_speech_stopped", InputSpeechStoppedEvent(transcribed))
+
+    def _handle_input_audio_buffer_committed(self, event: codec.InputCommitted) -> None:
+        self._unanswered.taken()
+        self._unanswered.speaking = self._detection is None
 
     def _handle_conversion_item_input_audio_transcription_delta(
         self, event: codec.TranscriptionDelta
@@ -346,6 +352,7 @@ _HANDLERS: dict[type, str] = {
     codec.ResponseDone: "_handle_response_done",
     codec.InputSpeechStarted: "_handle_input_audio_buffer_speech_started",
     codec.InputSpeechStopped: "_handle_input_audio_buffer_speech_stopped",
+    codec.InputCommitted: "_handle_input_audio_buffer_committed",
     codec.ItemAdded: "_handle_conversion_item_added",
     codec.ItemDeleted: "_handle_conversion_item_deleted",
     codec.TranscriptionDelta: "_handle_conversion_item_input_audio_transcription_delta",

@@ -67,6 +67,7 @@ class RealtimeSession(ServerEvents):
         opts = realtime_model._opts
         super().__init__(realtime_model, None if turn_detection_disabled else opts.turn_detection)
         self._turn_detection_disabled = turn_detection_disabled
+        self._unanswered.speaking = self._detection is None
         self._tool_choice = opts.tool_choice
         self._instructions: str | None = None
         self._tools = ToolContext.empty()
@@ -166,7 +167,7 @@ class RealtimeSession(ServerEvents):
     def push_audio(self, frame: rtc.AudioFrame) -> None:
         """Let the model hear a frame, at any sample rate."""
         for pcm in self._input.push(frame):
-            self.send_event(codec.append_audio(pcm))
+            self._send_audio(pcm)
 
     def push_video(self, frame: rtc.VideoFrame) -> None:
         """Ignored: this protocol takes images as items of the chat context."""
@@ -174,7 +175,7 @@ class RealtimeSession(ServerEvents):
     def commit_audio(self) -> None:
         """The user's turn is over. Does nothing if less than 0.1 s was heard."""
         for pcm in self._input.flush():
-            self.send_event(codec.append_audio(pcm))
+            self._send_audio(pcm)
         if self._input.pending > _MIN_COMMIT:
             self.send_event({"type": "input_audio_buffer.commit"})
             self._input.clear()
@@ -182,7 +183,12 @@ class RealtimeSession(ServerEvents):
     def clear_audio(self) -> None:
         """Forget what was heard since the last turn."""
         self._input.clear()
+        self._unanswered.taken()
         self.send_event({"type": "input_audio_buffer.clear"})
+
+    def _send_audio(self, pcm: bytes) -> None:
+        self._unanswered.sent(pcm)
+        self.send_event(codec.append_audio(pcm))
 
     def generate_reply(
         self,
@@ -284,6 +290,7 @@ class RealtimeSession(ServerEvents):
         if self._turn_detection_disabled:
             return False
         self._detection = detection
+        self._unanswered.speaking = detection is None or self._user_speaking
         return True
 
     # -- connection -------------------------------------------------------------------------------
@@ -309,7 +316,12 @@ class RealtimeSession(ServerEvents):
         self._report_connection_acquired(acquire_time)
         if again:
             self._reset_input_turn_state()
-            first = [self._session_update(), *self._context.replay()]
+            unheard = self._unanswered.lost(self._outbox.audio_events)
+            first = [
+                self._session_update(),
+                *self._context.replay(),
+                *map(codec.append_audio, unheard),
+            ]
             for event in first:
                 self.emit("openai_client_event_queued", event)
             self._outbox.restart(

@@ -79,6 +79,11 @@ class Outbox:
                 return True
         return False
 
+    @property
+    def audio_events(self) -> int:
+        """How many of the events that wait carry audio."""
+        return self._audio
+
     def event_ids(self) -> set[str]:
         """Ids of the events that wait."""
         return {event["event_id"] for event in self._events if "event_id" in event}

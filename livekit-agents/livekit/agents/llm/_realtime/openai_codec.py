@@ -138,6 +138,13 @@ class InputSpeechStopped:
 
 
 @dataclass(frozen=True)
+class InputCommitted:
+    """The server has taken what it heard as a turn of the user."""
+
+    item_id: str
+
+
+@dataclass(frozen=True)
 class ItemAdded:
     """The server's conversation has a new item."""
 
@@ -195,6 +202,7 @@ ServerEvent = (
     | ResponseDone
     | InputSpeechStarted
     | InputSpeechStopped
+    | InputCommitted
     | ItemAdded
     | ItemDeleted
     | TranscriptionDelta
@@ -455,6 +463,9 @@ _READERS: dict[str, Callable[[Event], ServerEvent]] = {
         optional_text(event, "item_id") or ""
     ),
     "input_audio_buffer.speech_stopped": lambda event: InputSpeechStopped(
+        optional_text(event, "item_id") or ""
+    ),
+    "input_audio_buffer.committed": lambda event: InputCommitted(
         optional_text(event, "item_id") or ""
     ),
     "conversation.item.added": _item_added,
