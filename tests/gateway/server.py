@@ -211,6 +211,12 @@ class GatewayEmulator:
             if wire.record.route == route:
                 wire.meet(fault)
 
+    def strike_now(self, route: str, fault: Fault) -> None:
+        """Break the open connections of a route with this fault, at once."""
+        for wire in list(self._wires):
+            if wire.record.route == route:
+                wire.break_now(fault)
+
     def of(self, route: str) -> list[ConnectionRecord]:
         """The connections of a route that were let in."""
         return [r for r in self.records if r.route == route and r.refused is None]

@@ -1,8 +1,9 @@
-"""The routes whose sessions are WebSockets: ``/stt``, ``/tts`` and ``/bargein``."""
+"""The routes whose sessions are WebSockets: ``/stt``, ``/tts``, ``/bargein`` and ``/eot``."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 from livekit.agents.inference._protocol import bargein, stt, tts
@@ -10,7 +11,7 @@ from livekit.agents.inference._protocol.wire import ProtocolError, UnknownMessag
 from livekit.agents.inference._stt_models import needs_endpointing, provider_of
 from livekit.agents.utils.aio import Chan, TaskScope
 
-from .wire import Wire
+from .wire import JsonDialect, Wire
 
 if TYPE_CHECKING:
     from .server import GatewayEmulator
@@ -163,42 +164,91 @@ class BargeinRoute:
             await wire.progress()
 
 
+class EotDialect(JsonDialect):
+    """Binary protobuf."""
+
+    def error(self, code: int | str, text: str, session_id: str, body: Any) -> str | bytes:
+        """Something failed. The code is a number here."""
+        message = _eot_message()
+        message.error.message = text
+        message.error.code = int(code) if str(code).lstrip("-").isdigit() else 500
+        return bytes(message.SerializeToString())
+
+    def closed(self) -> str | bytes:
+        """The session is over."""
+        message = _eot_message()
+        message.session_closed.SetInParent()
+        return bytes(message.SerializeToString())
+
+    def unknown(self, number: int) -> str | bytes:
+        """A message with a field that nobody has heard of."""
+        return b"\xfa\x3f\x01" + bytes([number])
+
+
 class EotRoute:
-    """Says that a turn is over when the last of its audio is quiet. Binary protobuf."""
+    """Says that a turn is over when the last of its audio is quiet."""
 
     async def serve(self, wire: Wire) -> None:
         """One session."""
         from livekit.protocol.agent_pb import agent_inference
 
-        last = b""
+        wire.dialect = EotDialect()
+        last, sample_rate = b"", 16000
         while True:
             data = await wire.receive()
             message = agent_inference.ClientMessage()
             message.ParseFromString(data if isinstance(data, bytes) else data.encode())
             kind = message.WhichOneof("message")
-            answer = agent_inference.ServerMessage()
-            answer.client_created_at.CopyFrom(message.created_at)
             if kind == "session_create":
                 wire.record.messages.append((0.0, message))
-                created = answer.session_created
-                created.default_threshold = 0.5
-                created.default_thresholds["en"] = 0.4
-                created.default_backchannel_threshold = 0.0
-                await wire.send_raw(answer.SerializeToString())
+                sample_rate = message.session_create.settings.sample_rate
+                await _send_eot(wire, self._session_created())
             elif kind == "input_audio":
                 last = message.input_audio.audio
-                wire.record.audio_seconds += message.input_audio.num_samples / 16000
+                wire.record.audio_seconds += message.input_audio.num_samples / sample_rate
+            elif kind == "session_flush":
+                last = b""
             elif kind == "inference_start":
-                answer.request_id = message.inference_start.request_id
-                answer.eot_prediction.probability = 0.1 if any(last) else 0.9
-                stats = answer.eot_prediction.inference_stats
-                stats.latest_client_created_at.CopyFrom(message.created_at)
-                await wire.send_raw(answer.SerializeToString())
+                await self._judge(wire, message, last)
             elif kind == "session_close":
-                answer.session_closed.SetInParent()
-                await wire.send_raw(answer.SerializeToString())
+                await wire.send_raw(wire.dialect.closed())
                 await wire.hang_up(1000)
             await wire.progress()
+
+    def _session_created(self) -> Any:
+        answer = _eot_message()
+        created = answer.session_created
+        created.default_threshold = 0.5
+        created.default_thresholds["en"] = 0.4
+        created.default_backchannel_threshold = 0.0
+        return answer
+
+    async def _judge(self, wire: Wire, question: Any, pcm: bytes) -> None:
+        for kind in ("inference_started", "eot_prediction", "inference_stopped"):
+            answer = _eot_message()
+            answer.request_id = question.inference_start.request_id
+            answer.client_created_at.CopyFrom(question.created_at)
+            if kind == "eot_prediction":
+                answer.eot_prediction.probability = 0.1 if any(pcm) else 0.9
+                stats = answer.eot_prediction.inference_stats
+                stats.latest_client_created_at.CopyFrom(question.created_at)
+                stats.client_e2e_latency.FromMilliseconds(25)
+                stats.server_e2e_latency.FromMilliseconds(20)
+            else:
+                getattr(answer, kind).SetInParent()
+            await _send_eot(wire, answer)
+
+
+def _eot_message() -> Any:
+    from livekit.protocol.agent_pb import agent_inference
+
+    message = agent_inference.ServerMessage()
+    message.server_created_at.FromNanoseconds(int(time.time() * 1e9))
+    return message
+
+
+async def _send_eot(wire: Wire, message: Any) -> None:
+    await wire.send_raw(message.SerializeToString())
 
 
 async def _first_message(wire: Wire, protocol: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -44,6 +45,23 @@ class _BlackHole(asyncio.Protocol):
         self._original.connection_lost(exc)
 
 
+class JsonDialect:
+    """How a route says what has no place in its conversation."""
+
+    def error(self, code: int | str, text: str, session_id: str, body: Any) -> str | bytes:
+        """Something failed."""
+        fields = {"type": "error", "message": text, "session_id": session_id}
+        return json.dumps({**fields, **(body or {}), "code": code})
+
+    def closed(self) -> str | bytes:
+        """The session is over."""
+        return '{"type":"session.closed"}'
+
+    def unknown(self, number: int) -> str | bytes:
+        """A message of a type that nobody has heard of."""
+        return json.dumps({"type": f"future.{number}", "transcript": "no"})
+
+
 class Wire:
     """Receives and sends text for one route, and breaks things when their time has come."""
 
@@ -64,6 +82,7 @@ class Wire:
         self._idle_at = 0.0
         self._held_final: str | None = None
         self._finals_seen = 0
+        self.dialect = JsonDialect()
         self.session_id = "session_1"
         self.segments = 0
         """Utterances that were spoken to their end."""
@@ -76,6 +95,17 @@ class Wire:
         """Have this fault from now on."""
         self.fault = fault
         self._struck = False
+
+    def break_now(self, fault: Fault) -> None:
+        """Have this fault at once, without waiting for a message of the client."""
+        self.fault, self._struck = fault, True
+
+        async def strike() -> None:
+            with contextlib.suppress(HungUp, asyncio.CancelledError):
+                await self._strike(fault)
+
+        if not self._scope.closed:
+            self._scope.spawn(strike())
 
     # -- receiving --------------------------------------------------------------------------------
 
@@ -153,13 +183,13 @@ class Wire:
                 await self.send_raw(options["payload"])
         elif fault.kind == "unknown_messages":
             for n in range(3):
-                await self.send_raw(json.dumps({"type": f"future.{n}", "transcript": "no"}))
+                await self.send_raw(self.dialect.unknown(n))
         elif fault.kind == "huge_frame":
             await self.send_raw('{"type":"x","pad":"' + "x" * (5 * 1024 * 1024) + '"}')
         elif fault.kind == "error":
             await self._send_error(fault)
         elif fault.kind == "closed_early":
-            await self.send_raw('{"type":"session.closed"}')
+            await self.send_raw(self.dialect.closed())
             await self.hang_up(1000)
 
     async def _resume_when_forgotten(self, transport: Any) -> None:
@@ -183,14 +213,7 @@ class Wire:
     async def send_error(self, code: int | str, body: Any = None) -> None:
         """Send an error message."""
         text = "session closed due to agent inactivity" if str(code) == "2007" else "failed"
-        message = {
-            "type": "error",
-            "message": text,
-            "session_id": self.session_id,
-            **(body or {}),
-            "code": code,
-        }
-        await self.send_raw(json.dumps(message))
+        await self.send_raw(self.dialect.error(code, text, self.session_id, body))
 
     async def _chatter(self) -> None:
         while True:
