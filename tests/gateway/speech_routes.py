@@ -204,7 +204,7 @@ class EotRoute:
                 sample_rate = message.session_create.settings.sample_rate
                 await _send_eot(wire, self._session_created())
             elif kind == "input_audio":
-                last = message.input_audio.audio
+                last = message.input_audio.audio[-2 * sample_rate // 10 :]
                 wire.record.audio_seconds += message.input_audio.num_samples / sample_rate
             elif kind == "session_flush":
                 last = b""

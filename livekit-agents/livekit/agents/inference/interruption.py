@@ -27,7 +27,7 @@ from .._streams import CLOSE_GRACE, EventChannel, qualified_name, report_survivo
 from ..log import logger
 from ..types import NOT_GIVEN, APIConnectOptions, NotGivenOr
 from ..utils import is_given
-from ..utils.aio import Chan, ChanClosed, TaskScope
+from ..utils.aio import Chan, ChanClosed, TaskScope, wait_until
 from ..utils.retry import RetryPolicy
 from ._errors import (
     ConnectionState,
@@ -485,7 +485,8 @@ class _Lost:
     """In the input of a stream: this connection failed."""
 
     error: Exception
-    socket: GatewaySocket
+    socket: GatewaySocket | None
+    """None: it didn't come about."""
 
 
 @dataclass(frozen=True)
@@ -512,6 +513,7 @@ class InterruptionWebSocketStream(InterruptionStreamBase):
         self._overlap_started_at: float | None = None
         self._socket: GatewaySocket | None = None
         self._readers: TaskScope | None = None
+        self._dialling: asyncio.Task[GatewaySocket] | None = None
         super().__init__(model=model, conn_options=conn_options)
 
     def update_options(
@@ -557,7 +559,7 @@ class InterruptionWebSocketStream(InterruptionStreamBase):
             await self._disconnect()
         elif isinstance(signal, overlap.AgentSpeechStarted):
             self._audio.agent_started()
-            await self._connect()
+            self._connect_soon()
         elif isinstance(signal, overlap.AgentSpeechEnded):
             self._audio.agent_ended()
         elif isinstance(signal, overlap.OverlapStarted):
@@ -569,7 +571,7 @@ class InterruptionWebSocketStream(InterruptionStreamBase):
         if self._audio.overlap_started(signal.speech_duration):
             self._requests.clear()
             self._overlap_started_at = signal.started_at
-            await self._connect()
+            self._connect_soon()
 
     def _on_overlap_ended(self, signal: OverlapEnded) -> None:
         if not self._audio.overlap_open:
@@ -623,11 +625,15 @@ class InterruptionWebSocketStream(InterruptionStreamBase):
         import numpy as np
 
         self._check_patience()
-        socket = await self._connect()
+        socket = await self._connected()
         entry = self._requests.add(_stamp())
         assert isinstance(entry, InterruptionCacheEntry)
         entry.speech_input = np.frombuffer(window, dtype=np.int16)
-        await socket.send(protocol.encode_client(protocol.AudioWindow(entry.created_at, window)))
+        message = protocol.encode_client(protocol.AudioWindow(entry.created_at, window))
+        try:
+            await asyncio.wait_for(socket.send(message), self._model._opts.inference_timeout)
+        except asyncio.TimeoutError:
+            raise self._too_slow() from None
 
     def _check_patience(self) -> None:
         oldest = self._requests.oldest_unanswered
@@ -635,16 +641,45 @@ class InterruptionWebSocketStream(InterruptionStreamBase):
             return
         waited = (_stamp() - oldest) / 1e9
         if waited > self._model._opts.inference_timeout:
-            raise APIStatusError(
-                f"{SERVICE} did not answer within {self._model._opts.inference_timeout:g} s",
-                status_code=408,
-                retryable=False,
-            )
+            raise self._too_slow()
 
-    async def _connect(self) -> GatewaySocket:
-        if self._socket is not None and not self._socket.closed:
+    def _too_slow(self) -> APIStatusError:
+        return APIStatusError(
+            f"{SERVICE} did not answer within {self._model._opts.inference_timeout:g} s",
+            status_code=408,
+            retryable=False,
+        )
+
+    def _connect_soon(self) -> None:
+        """Dial, unless connected: beside everything else, since nobody asks anything yet."""
+        if self._dialling is not None or (self._socket is not None and not self._socket.closed):
+            return
+        self._dialling = self._scope.spawn(self._dial(), name="dial", log_errors=False)
+        self._dialling.add_done_callback(self._on_dialled)
+
+    def _on_dialled(self, task: asyncio.Task[GatewaySocket]) -> None:
+        if task is not self._dialling:
+            return
+        self._dialling = None
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            self._note(_Lost(error, None))
+
+    async def _connected(self) -> GatewaySocket:
+        """The connection. Waits for it no longer than for an answer: the user is speaking."""
+        self._connect_soon()
+        task = self._dialling
+        if task is None:
+            assert self._socket is not None
             return self._socket
-        await self._disconnect()
+        task.remove_done_callback(self._on_dialled)  # a failure is told once, here
+        if await wait_until(task, self._model._opts.inference_timeout):
+            raise self._too_slow()
+        self._dialling = None
+        return task.result()
+
+    async def _dial(self) -> GatewaySocket:
+        await self._hang_up()
         opts = self._model._opts
         gateway = self._model._gateway
         self._socket = socket = await dial(
@@ -664,6 +699,12 @@ class InterruptionWebSocketStream(InterruptionStreamBase):
         return socket
 
     async def _disconnect(self) -> None:
+        task, self._dialling = self._dialling, None
+        if task is not None:
+            task.cancel()
+        await self._hang_up()
+
+    async def _hang_up(self) -> None:
         socket, self._socket = self._socket, None
         readers, self._readers = self._readers, None
         if readers is not None:
