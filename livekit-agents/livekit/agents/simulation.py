@@ -76,9 +76,9 @@ class SimulationContext:
         return self._dispatch.job_id
 
     @property
-    def simulation_run(self) -> _proto.SimulationRun:
-        """The run; nothing but its id is known before the end."""
-        return self._run
+    def simulation_run(self) -> _proto.SimulationRun | None:
+        """The run, of which only the id is known; None before the end of the simulation."""
+        return self._run if self._simulator_verdict is not None else None
 
     @property
     def simulator_verdict(self) -> SimulationVerdict:

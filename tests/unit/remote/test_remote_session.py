@@ -15,6 +15,8 @@ from fakes.room import FakeRoom, FakeRtc, join_rooms
 from fakes.session import make_session, now
 from livekit.agents import Agent, __version__, function_tool
 from livekit.agents.llm import FunctionToolCall
+from livekit.agents.simulation import SimulationContext, SimulationVerdict
+from livekit.agents.testing import fake_job_context
 from livekit.agents.utils.aio import TaskScope
 from livekit.agents.voice.events import EotPredictionEvent
 from livekit.agents.voice.remote_session import (
@@ -327,3 +329,37 @@ async def test_a_tcp_peer_that_stops_reading_does_not_hold_the_close_up() -> Non
 async def _flood(transport: TcpSessionTransport, message: pb.AgentSessionMessage) -> None:
     for _ in range(100):
         await transport.send_message(message)
+
+
+async def test_a_simulator_finalises_and_is_told_the_agent_s_own_verdict(
+    fake_rtc: FakeRtc,
+) -> None:
+    dispatch = '{"simulationRunId": "SR_1"}'
+    with fake_job_context() as ctx:
+        ctx.job.attributes["lk.simulator.dispatch"] = dispatch
+        async with following(fake_rtc) as link:
+            simulation = ctx.simulation_context()
+            assert simulation is not None
+            answer = await link.client.finalize_simulation(
+                provisional_success=True, provisional_reason="polite"
+            )
+            assert simulation.simulator_verdict == SimulationVerdict(True, "polite")
+            assert simulation.simulation_run is not None and simulation.simulation_run.id == "SR_1"
+            assert not answer.HasField("user_verdict")
+
+            async def veto(of: SimulationContext) -> None:
+                of.fail(f"not {of.simulator_verdict.reason}")
+
+            ctx._simulation_end_fnc = veto
+            answer = await link.client.finalize_simulation(
+                provisional_success=True, provisional_reason="on time"
+            )
+            assert not answer.user_verdict.success
+            assert answer.user_verdict.reason == "not on time"
+
+            def broken(of: SimulationContext) -> None:
+                raise OSError("no database")
+
+            ctx._simulation_end_fnc = broken
+            with pytest.raises(RuntimeError, match="on_simulation_end failed: no database"):
+                await link.client.finalize_simulation(provisional_success=True)

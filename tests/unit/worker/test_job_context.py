@@ -21,6 +21,7 @@ from livekit.agents.job import (
     RunningJobInfo,
     current_simulation,
 )
+from livekit.agents.simulation import SimulationMode
 from livekit.agents.testing import fake_job_context
 from livekit.agents.worker import ServerType
 
@@ -237,9 +238,14 @@ async def test_a_simulated_job_knows_its_scenario() -> None:
     assert simulation is not None and simulation is ctx.simulation_context()
     assert simulation.simulation_run_id == "SR_1" and simulation.userdata() == {"mood": 1}
     assert ctx.inference_headers == {"X-LiveKit-Inference-Priority": "low"}
-    with pytest.raises(RuntimeError):
+    assert simulation.simulation_job_id == "SJ_1" and simulation.scenario.label == "angry"
+    assert simulation.simulation_mode == SimulationMode.SIMULATION_MODE_TEXT
+    assert simulation.job_context is ctx and simulation.simulation_run is None
+    with pytest.raises(RuntimeError, match="at the end of the simulation"):
         _ = simulation.simulator_verdict
+    simulation.fail("slow")
     simulation.fail("rude")
+    assert simulation.user_verdict is not None and simulation.user_verdict.reason == "rude"
     assert simulation.user_verdict is not None and not simulation.user_verdict.success
 
 
@@ -297,3 +303,19 @@ def test_a_server_runs_one_kind_of_agent() -> None:
         AgentServer(log_level="loud")
     with pytest.raises(TypeError):
         server.setup_fnc = 3  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("simulator", [True, False])
+async def test_the_simulator_s_departure_ends_the_job(simulator: bool) -> None:
+    ended: list[str] = []
+    room = Room()
+    ctx = job(room, attributes={"lk.simulator.dispatch": json.dumps({"simulationRunId": "SR_1"})})
+    ctx._on_shutdown = ended.append
+    await ctx.connect()
+    participant = room.join("caller")
+    participant.attributes = {"lk.simulator": "true"} if simulator else {}
+    for handler in room.handlers["participant_disconnected"]:
+        handler(participant)
+    assert ended == ["simulation completed"] * simulator
+    simulation = ctx.simulation_context()
+    assert simulation is not None and simulation.userdata() == {}
