@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from .phone_number import GetPhoneNumberResult, GetPhoneNumberTask
     from .task_group import TaskCompletedEvent, TaskGroup, TaskGroupResult
     from .utils import WorkflowInstructions
+    from .warm_transfer import (
+        TwilioConnectorWarmTransferTask,
+        WarmTransferResult,
+        WarmTransferTask,
+    )
 
 __all__ = [
     "GetAddressResult",
@@ -35,6 +40,9 @@ __all__ = [
     "TaskCompletedEvent",
     "TaskGroup",
     "TaskGroupResult",
+    "TwilioConnectorWarmTransferTask",
+    "WarmTransferResult",
+    "WarmTransferTask",
     "WorkflowInstructions",
 ]
 
@@ -59,6 +67,9 @@ if not TYPE_CHECKING:  # a type checker shall know the names above and no others
             "TaskCompletedEvent": ".task_group",
             "TaskGroup": ".task_group",
             "TaskGroupResult": ".task_group",
+            "TwilioConnectorWarmTransferTask": ".warm_transfer",
+            "WarmTransferResult": ".warm_transfer",
+            "WarmTransferTask": ".warm_transfer",
             "WorkflowInstructions": ".utils",
         },
     )
