@@ -17,7 +17,7 @@ from fakes.llm import FakeLLM
 pytestmark = [pytest.mark.real_time, pytest.mark.timeout(120)]
 
 QUESTION = "What are your opening hours?"
-ANSWER = "I have booked a table for two people tomorrow evening."
+ANSWER = "I have booked a table for two people this morning."
 
 
 async def test_the_caller_is_heard_and_hears_the_answer(

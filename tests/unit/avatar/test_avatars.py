@@ -102,6 +102,33 @@ async def test_an_interruption_finishes_every_segment_once(fake_rtc: FakeRtc) ->
     await runner.aclose()
 
 
+async def test_long_frames_fit_into_the_tracks_queue_and_end_with_an_interruption(
+    fake_rtc: FakeRtc,
+) -> None:
+    rate = 22050
+    options = AvatarOptions(64, 48, 10, rate, 1)
+    room: Any = fake_rtc.room()
+    audio, face = QueueAudioOutput(sample_rate=rate), Face()
+    runner = AvatarRunner(room, audio_recv=audio, video_gen=face, options=options)
+    await runner.start()
+    await audio.capture_frame(rtc.AudioFrame.create(rate, 1, rate // 10))
+    await audio.capture_frame(rtc.AudioFrame.create(rate, 1, 2 * rate))
+    audio.flush()
+    assert (await audio.wait_for_playout()).playback_position == pytest.approx(2.1)
+    pieces = [frame.samples_per_channel for _, frame in fake_rtc.source.played]
+    assert sum(pieces) == rate // 10 + 2 * rate
+    assert max(pieces) <= rate // 100 * 10, "whole blocks of 10 ms"
+    await audio.capture_frame(rtc.AudioFrame.create(rate, 1, 10 * rate))
+    audio.flush()
+    await asyncio.sleep(1.0)
+    audio.clear_buffer()
+    finished = await audio.wait_for_playout()
+    assert finished.interrupted and finished.playback_position == pytest.approx(1.0, abs=0.11)
+    await asyncio.sleep(1.0)
+    assert fake_rtc.source.queued_duration == 0.0, "the rest of the frame is not played"
+    await runner.aclose()
+
+
 async def test_a_runner_can_be_closed_at_any_time_and_says_when_it_does_not_run(
     fake_rtc: FakeRtc,
 ) -> None:

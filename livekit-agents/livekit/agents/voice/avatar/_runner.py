@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Coroutine
+import math
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 from livekit import rtc
@@ -53,6 +54,7 @@ class AvatarRunner:
         self._position = 0.0
         """Seconds of the present segment handed to the track."""
         self._playing = False
+        self._interruptions = 0
         self._receiving = False
         self._owed = 0
         """Segments that were received and whose end was not reported yet."""
@@ -136,11 +138,22 @@ class AvatarRunner:
                 continue
             self._publish_soon()
             if isinstance(item, rtc.AudioFrame):
-                if not self._playing:
-                    self._playing, self._position = True, 0.0
-                    self._notify(self._audio.notify_playback_started())
-                self._position += item.duration
-            await self._sync.push(item)
+                await self._play(item)
+            else:
+                await self._sync.push(item)
+
+    async def _play(self, frame: rtc.AudioFrame) -> None:
+        """Hand sound to the track, up to an interruption."""
+        assert self._sync is not None
+        if not self._playing:
+            self._playing, self._position = True, 0.0
+            self._notify(self._audio.notify_playback_started())
+        before = self._interruptions
+        for piece in _pieces(frame, self._queue_size_ms):
+            if self._interruptions != before:
+                return
+            self._position += piece.duration
+            await self._sync.push(piece)
 
     def _finished(self, *, interrupted: bool) -> None:
         """A segment is over. What was received and never played counts as interrupted, too."""
@@ -154,6 +167,7 @@ class AvatarRunner:
 
     def _on_clear(self) -> None:
         self._receiving = False
+        self._interruptions += 1
         self._scope.spawn(self._clear(), name="avatar: interrupt")
 
     async def _clear(self) -> None:
@@ -202,6 +216,26 @@ class AvatarRunner:
                 await source.aclose()
             self._sources = None
         logger.debug("the avatar has ended")
+
+
+def _pieces(frame: rtc.AudioFrame, queue_size_ms: int) -> Iterator[rtc.AudioFrame]:
+    """Equal parts of a frame that fit into the queue of a track.
+
+    The queue holds whole blocks of 10 ms: one of 100 ms at 22.05 kHz takes 2200 samples, not 2205.
+    Of what doesn't fit, the native source loses track now and then, and then refuses all sound.
+    """
+    room = frame.sample_rate // 100 * max(1, queue_size_ms // 10)
+    if frame.samples_per_channel <= room:
+        yield frame
+        return
+    count = math.ceil(frame.samples_per_channel / room)
+    samples = math.ceil(frame.samples_per_channel / count)
+    width = samples * frame.num_channels
+    for start in range(0, len(frame.data), width):
+        data = frame.data[start : start + width]
+        yield rtc.AudioFrame(
+            bytes(data), frame.sample_rate, frame.num_channels, len(data) // frame.num_channels
+        )
 
 
 async def _connected(room: rtc.Room) -> None:
