@@ -142,6 +142,11 @@ class FakeLiveKitServer:
         """There are no rooms, until somebody makes one."""
         from livekit.protocol import room
 
+        try:
+            jwt.decode(request.headers["Authorization"][7:], API_SECRET, algorithms=["HS256"])
+        except jwt.InvalidTokenError:
+            error = {"code": "unauthenticated", "msg": "invalid token"}
+            return web.json_response(error, status=401)
         asked, reply = await request.read(), room.ListRoomsResponse().SerializeToString()
         if request.match_info["method"] == "CreateRoom":
             name = room.CreateRoomRequest.FromString(asked).name

@@ -99,8 +99,8 @@ def get_import_data(*, path: Path | None = None) -> ImportData:
         CLIError: The file does not exist, or has none.
     """
     path = path or get_default_path()
-    if not path.exists():
-        raise CLIError(f"{path} does not exist")
+    if not path.is_file():
+        raise CLIError(f"{path} is no file" if path.exists() else f"{path} does not exist")
     data = get_module_data_from_path(path)
     sys.path.insert(0, str(data.extra_sys_path))
     name = get_app_name(mod_data=data)
