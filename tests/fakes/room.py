@@ -75,6 +75,7 @@ class FakeParticipant:
     client_protocol: int = 3
     state: int = rtc.ParticipantState.PARTICIPANT_STATE_ACTIVE
     disconnect_reason: int | None = None
+    sid: str = "PA_fake"
     track_publications: dict[str, FakePublication] = field(default_factory=dict)
 
     @property

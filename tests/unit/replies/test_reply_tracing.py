@@ -101,7 +101,7 @@ async def test_an_interruption_and_a_failure_are_marked(spans: Spans) -> None:
     assert "error.type" in replied and replied["lk.interrupted"] is False
 
 
-async def test_hooks_and_what_is_said_in_them_belong_together(spans: Spans) -> None:
+async def test_hooks_and_what_is_said_in_them_belong_to_the_session(spans: Spans) -> None:
     class Polite(Agent):
         async def on_enter(self) -> None:
             self.session.say("welcome")
@@ -113,7 +113,8 @@ async def test_hooks_and_what_is_said_in_them_belong_together(spans: Spans) -> N
     await session.start(Polite(instructions="x"))
     await asyncio.sleep(1.0)
     await session.aclose()
-    assert spans.parent_of(spans.one("agent_turn")) == "on_enter"
+    assert spans.parent_of(spans.one("agent_turn")) == "agent_session"
+    assert spans.parent_of(spans.one("on_exit")) == "drain_agent_activity"
     assert dict(spans.one("on_enter").attributes or {})["lk.agent_label"] == "polite"
     assert not spans.one("on_exit").status.is_ok
 

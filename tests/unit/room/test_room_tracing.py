@@ -39,10 +39,10 @@ async def test_what_a_start_waits_for_is_traced_as_part_of_it(
     microphone.track.push(rtc.AudioFrame.create(24000, 1, 1200))
     await asyncio.sleep(0.1)
     spans = {span.name: span for span in exporter.get_finished_spans()}
-    job = spans["job"].context.span_id
+    start = spans["session_start"].context.span_id
     for name in ("wait_for_participant", "publish_audio_output", "wait_for_audio_track"):
         parent = spans[name].parent
-        assert parent is not None and parent.span_id == job
+        assert parent is not None and parent.span_id == start
     [publication] = room.sent.track_publications.values()
     attributes: Any = spans["publish_audio_output"].attributes
     assert attributes["lk.track_sid"] == publication.sid

@@ -26,6 +26,7 @@ else:
     AnyFunctionCall = "FunctionCall | FunctionToolCall"
 
 _Json = dict[str, Any]
+_ENTRY_TYPES = frozenset({"message", "function_call", "function_call_output"})
 _INSTRUCTION_ROLES = frozenset({"system", "developer"})
 
 
@@ -34,7 +35,7 @@ def to_system_instructions(chat_ctx: ChatContext) -> list[_Json]:
     return [
         part
         for item in chat_ctx.items
-        if item.type == "message" and item.role in _INSTRUCTION_ROLES
+        if item.type == "message" and is_instruction(item)
         for part in _parts(item)
     ]
 
@@ -43,6 +44,16 @@ def to_input_messages(chat_ctx: ChatContext) -> list[_Json]:
     """Return the conversation that a model was given, without its instructions."""
     messages = (_message(item) for item in chat_ctx.items)
     return [message for message in messages if message is not None]
+
+
+def is_instruction(item: ChatItem) -> bool:
+    """Whether an item is a part of what `to_system_instructions` returns."""
+    return item.type == "message" and item.role in _INSTRUCTION_ROLES
+
+
+def is_entry(item: ChatItem) -> bool:
+    """Whether an item has a message in what `to_input_messages` returns."""
+    return item.type in _ENTRY_TYPES and not is_instruction(item)
 
 
 def to_output_messages(

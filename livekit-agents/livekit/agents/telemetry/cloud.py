@@ -115,6 +115,10 @@ def begin_job(job: JobContext) -> JobTelemetry | None:
         return None
 
 
+_setup_cloud_tracer = begin_job
+"""The name under which others know it."""
+
+
 def shut_down(timeout: float = 10.0) -> None:
     """The process ends: shut down what was made here. Blocks for so long at most."""
     global _pipelines

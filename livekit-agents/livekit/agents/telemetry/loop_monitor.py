@@ -198,6 +198,15 @@ class EventLoopMonitor:
         """Report spans under the current span of this OpenTelemetry context."""
         self._context = ctx
 
+    def follow(self, callback: Callable[[BlockedReport], None]) -> None:
+        """Call `callback` on the loop for every report."""
+        self._reports.append(callback)
+
+    def unfollow(self, callback: Callable[[BlockedReport], None]) -> None:
+        """Undo `follow`. A callback that does not follow is fine."""
+        if callback in self._reports:
+            self._reports.remove(callback)
+
     def start(self) -> None:
         """Begin, from any thread. The loop may not run yet."""
         if self._running:
@@ -311,7 +320,7 @@ class EventLoopMonitor:
 
         now = time.monotonic()
         record_event_loop_blocked(report.duration, severity=report.severity)
-        for follow in self._reports:
+        for follow in list(self._reports):
             follow(report)
         if self._emit_spans and self._spans.allow(now):
             self._emit_span(report)

@@ -46,6 +46,10 @@ async def upload_session_report(job: JobContext, report: SessionReport, url: str
         await _post(job, report, url, recording=recording, transcript=transcript)
 
 
+_upload_session_report = upload_session_report
+"""The name under which others know it."""
+
+
 def _emit_records(job: JobContext, report: SessionReport, *, transcript: bool) -> None:
     state = job._telemetry_state
     if state is None:

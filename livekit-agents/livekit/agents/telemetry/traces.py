@@ -10,13 +10,15 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 from ..log import logger
 from ..version import __version__
 from ._job import job_attributes
 from ._noop import NOOP_SPAN
+from ._open_spans import enter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider as SdkTracerProvider
     from opentelemetry.trace import Link, Span, SpanKind, Tracer, TracerProvider
     from opentelemetry.util.types import Attributes, AttributeValue
+
+    from ._open_spans import OpenSpans
 
 __all__ = ["DescribesOptions", "set_tracer_provider", "tracer"]
 
@@ -74,13 +78,33 @@ class _DynamicTracer:
         context = sys.modules.get("opentelemetry.context")
         return None if context is None else context.get_current()
 
-    def context_of(self, span: Span) -> Context | None:
-        """Return a context in which `span` is the parent of new spans; None if it isn't real."""
+    def context_of(self, span: Span, base: Context | None = None) -> Context | None:
+        """Return a context in which `span` is the parent of new spans; None if it isn't real.
+
+        Args:
+            span: the parent.
+            base: what else is in the context; as where this is called when None.
+        """
         if span is NOOP_SPAN:
             return None
         from opentelemetry.trace import set_span_in_context
 
-        return set_span_in_context(span)
+        return set_span_in_context(span, base)
+
+    def root_context(self, span: Span, open_spans: OpenSpans) -> Context | None:
+        """As `context_of`, for a span whose descendants `open_spans` watches over."""
+        if span is NOOP_SPAN:
+            return None
+        from opentelemetry.context import set_value
+        from opentelemetry.trace import set_span_in_context
+
+        from ._open_spans import OPEN_SPANS
+
+        return set_value(OPEN_SPANS, open_spans, set_span_in_context(span))
+
+    def use_context(self, context: Context | None) -> AbstractContextManager[None]:
+        """Make an OpenTelemetry context the current one for a block; None changes nothing."""
+        return nullcontext() if context is None else _attached(context)
 
     def start_span(
         self,
@@ -109,9 +133,10 @@ class _DynamicTracer:
         if tracer is None:
             return NOOP_SPAN
         try:
+            from opentelemetry.context import get_current
             from opentelemetry.trace import SpanKind
 
-            return tracer.start_span(
+            span = tracer.start_span(
                 name,
                 context=context,
                 kind=SpanKind.INTERNAL if kind is None else kind,
@@ -121,6 +146,8 @@ class _DynamicTracer:
                 record_exception=record_exception,
                 set_status_on_exception=set_status_on_exception,
             )
+            enter(span, get_current() if context is None else context)
+            return span
         except Exception:
             logger.debug("could not start span %s", name, exc_info=True)
             return NOOP_SPAN
@@ -156,6 +183,7 @@ class _DynamicTracer:
         """
         return _SpanScope(
             lambda: self.start_span(name, context, kind, attributes, links, start_time),
+            context=context,
             record_exception=record_exception,
             set_status_on_exception=set_status_on_exception,
             end_on_exit=end_on_exit,
@@ -198,6 +226,7 @@ class _SpanScope:
     """Covers code with a span, as a context manager or as a decorator."""
 
     __slots__ = (
+        "_context",
         "_end_on_exit",
         "_make_current",
         "_open",
@@ -211,12 +240,14 @@ class _SpanScope:
         self,
         open_span: Callable[[], Span],
         *,
+        context: Context | None = None,
         make_current: bool = True,
         record_exception: bool = True,
         set_status_on_exception: bool = True,
         end_on_exit: bool = True,
     ) -> None:
         self._open = open_span
+        self._context = context
         self._make_current = make_current
         self._record_exception = record_exception
         self._set_status = set_status_on_exception
@@ -229,7 +260,7 @@ class _SpanScope:
         if self._make_current and self._span is not NOOP_SPAN:
             from opentelemetry import context, trace
 
-            self._token = context.attach(trace.set_span_in_context(self._span))
+            self._token = context.attach(trace.set_span_in_context(self._span, self._context))
         return self._span
 
     def __exit__(self, exc_type: object, exception: BaseException | None, tb: object) -> None:
@@ -278,11 +309,23 @@ class _SpanScope:
     def _again(self) -> _SpanScope:
         return _SpanScope(
             self._open,
+            context=self._context,
             make_current=self._make_current,
             record_exception=self._record_exception,
             set_status_on_exception=self._set_status,
             end_on_exit=self._end_on_exit,
         )
+
+
+@contextmanager
+def _attached(context: Context) -> Iterator[None]:
+    from opentelemetry import context as current
+
+    token = current.attach(context)
+    try:
+        yield
+    finally:
+        current.detach(token)
 
 
 def _global_provider() -> TracerProvider | None:

@@ -232,6 +232,7 @@ class ActivityRecognitionHooks(RecognitionHooks):
     def on_overlap_speech(self, ev: OverlappingSpeechEvent) -> None:
         """A detector judged speech over the agent."""
         self._session.emit("overlapping_speech", ev)
+        self._session._spans.overlap_judged(ev)
         if ev.is_interruption:
             self.barge_in.on_audio_activity()
 

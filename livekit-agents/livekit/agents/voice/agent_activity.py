@@ -18,6 +18,7 @@ from ..llm import (
     Toolset,
 )
 from ..log import logger
+from ..telemetry.traces import tracer
 from ..types import NOT_GIVEN, NotGivenOr
 from ..utils.aio import TaskScope
 from ..utils.aio.task_scope import log_failure
@@ -34,6 +35,7 @@ from ._context import (
 from .activity_changes import ActivityChanges
 from .activity_hooks import ActivityRecognitionHooks
 from .activity_models import ActivityModels
+from .activity_spans import activity_span, start_span
 from .closing import Step
 from .hearing.barge_in import BargeIn
 from .hearing.hooks import notify
@@ -201,12 +203,16 @@ class AgentActivity(ActivityChanges, ActivityRecognitionHooks, ActivityModels):
             if self._started or self.closed:
                 return
             self._agent._activity = self
-            wiring.prewarm(self)
-            await wiring.set_up_toolsets(self)
-            self._refuse_if_cut_off()
-            await self._wire(reuse_resources)
+            around = tracer.current_context() if trace_context is None else trace_context
+            with start_span(self, trace_context):
+                wiring.prewarm(self)
+                with activity_span("setup_toolsets", self):
+                    await wiring.set_up_toolsets(self)
+                self._refuse_if_cut_off()
+                await self._wire(reuse_resources)
             self._started = True
-            self._on_enter_task = self._start_hook("on_enter", self._agent.on_enter)
+            with tracer.use_context(around):
+                self._on_enter_task = self._start_hook("on_enter", self._agent.on_enter)
             run = self._session._global_run_state
             if run is not None:
                 run._watch_task(self._on_enter_task)
@@ -220,17 +226,23 @@ class AgentActivity(ActivityChanges, ActivityRecognitionHooks, ActivityModels):
                 await self.discard(reuse_resources)
                 return
             self._paused_for_inline = False
-            await self._wire(reuse_resources)
+            with (
+                tracer.use_context(trace_context),
+                activity_span("resume_agent_activity", self),
+            ):
+                await self._wire(reuse_resources)
 
     async def _wire(self, reuse: wiring.Reusable | None) -> None:
         self._turns_blocked = False
-        wiring.subscribe(self)
-        await wiring.open_realtime(self, reuse)
-        self._refuse_if_cut_off()
-        wiring.announce_config(self)
-        self.scheduler.open()
-        wiring.start_hearing(self, reuse)
-        wiring.start_keyterms(self)
+        # what is begun here goes on for long: it belongs to the session, not to the handoff
+        with tracer.use_context(self._session._spans.root_context):
+            wiring.subscribe(self)
+            await wiring.open_realtime(self, reuse)
+            self._refuse_if_cut_off()
+            wiring.announce_config(self)
+            self.scheduler.open()
+            wiring.start_hearing(self, reuse)
+            wiring.start_keyterms(self)
         self._session._idle.changed()
 
     def _refuse_if_cut_off(self) -> None:
@@ -248,16 +260,22 @@ class AgentActivity(ActivityChanges, ActivityRecognitionHooks, ActivityModels):
         async with self._lock:
             if self.closed:
                 return None
-            unblock = self.scheduler.block(blocked_tasks, current_speech_handle.get())
-            try:
-                await self._pause_scheduling_task()
-            finally:
-                unblock()
-            self._paused_for_inline = True
-            self.scheduler.suspend()
-            reuse = wiring.detach_reusable(self, new_activity)
-            await self._unwire()
-            return reuse
+            with activity_span("pause_agent_activity", self):
+                return await self._pause(blocked_tasks, new_activity)
+
+    async def _pause(
+        self, blocked_tasks: Sequence[asyncio.Task[Any]], new_activity: AgentActivity | None
+    ) -> wiring.Reusable | None:
+        unblock = self.scheduler.block(blocked_tasks, current_speech_handle.get())
+        try:
+            await self._pause_scheduling_task()
+        finally:
+            unblock()
+        self._paused_for_inline = True
+        self.scheduler.suspend()
+        reuse = wiring.detach_reusable(self, new_activity)
+        await self._unwire()
+        return reuse
 
     async def _pause_scheduling_task(
         self, *, blocked_tasks: Sequence[asyncio.Task[Any]] = ()
@@ -285,13 +303,17 @@ class AgentActivity(ActivityChanges, ActivityRecognitionHooks, ActivityModels):
             What `new_activity` can take over: the open STT stream, the realtime session.
         """
         async with self._lock:
-            self._draining = True
-            self.replies.drop_preemptive()
-            await self._run_on_exit()
-            await self._pause_scheduling_task()
-            if new_activity is None or self.closed:
-                return None
-            return wiring.detach_reusable(self, new_activity)
+            with activity_span("drain_agent_activity", self):
+                return await self._drain(new_activity)
+
+    async def _drain(self, new_activity: AgentActivity | None) -> wiring.Reusable | None:
+        self._draining = True
+        self.replies.drop_preemptive()
+        await self._run_on_exit()
+        await self._pause_scheduling_task()
+        if new_activity is None or self.closed:
+            return None
+        return wiring.detach_reusable(self, new_activity)
 
     async def _run_on_exit(self) -> None:
         if self._on_exit_task is None and not self._cut and self._started:

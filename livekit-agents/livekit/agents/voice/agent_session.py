@@ -49,6 +49,7 @@ from .session_options import (
     session_turn_handling,
     warn_deprecated_aliases,
 )
+from .session_spans import SessionSpans
 from .session_state import ConversationState, ErrorBudget
 
 if TYPE_CHECKING:
@@ -268,6 +269,7 @@ class AgentSession(ClosesOnExit, SessionConversation, Generic[Userdata_T]):
         self._activity_lock = asyncio.Lock()
         self._handoffs = Handoffs(self, self._scope)
         self._inputs = SessionInputs(self)
+        self._spans = SessionSpans(self)
         self._ending_streams = EndingStreams()
         self._reply_lock = ReplyLock()
         self._started = False

@@ -25,6 +25,7 @@ from ._context import (
     may_await_inline_task,
     neutral,
 )
+from .activity_spans import handoff_span
 
 if TYPE_CHECKING:
     from .activity_wiring import Reusable
@@ -95,7 +96,8 @@ class Handoffs:
         try:
             if previous is not None and not previous.done():
                 await asyncio.wait((previous,))  # its failure is its own
-            await self.switch(agent)
+            with handoff_span(self._session, agent):
+                await self.switch(agent)
         except Exception as error:
             if self._session._handoffs is self:  # else a survivor of a former run has ended
                 logger.exception("the handoff to agent %r failed", agent.id)

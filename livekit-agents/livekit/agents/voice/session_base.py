@@ -14,6 +14,7 @@ from .._emitter import IsolatedEmitter
 from ..llm import ChatContext, ChatItem, ChatMessage
 from ..log import logger
 from ..metrics import AgentSessionUsage, ModelUsageCollector
+from ..telemetry.otel_metrics import collect_usage
 from ..types import NOT_GIVEN, NotGivenOr
 from ..utils.aio.task_scope import is_abandoned, running_task
 from ._context import current_activity, in_exit_hook
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from .session_close import SessionClose
     from .session_inputs import SessionInputs
     from .session_options import AgentSessionOptions, SessionConnectOptions
+    from .session_spans import SessionSpans
     from .speech_handle import SpeechHandle
     from .tool_executor import ToolExecutor
     from .turn import TurnDetectionMode, _StreamingTurnDetector
@@ -80,6 +82,7 @@ class SessionBase(IsolatedEmitter[EventTypes]):
         _recorder_io: Any
         _room_io: Any
         _scope: TaskScope
+        _spans: SessionSpans
         _started: bool
         _started_at: float | None
         _state: ConversationState
@@ -377,6 +380,7 @@ class SessionBase(IsolatedEmitter[EventTypes]):
         if self._is_former_life():
             return
         self._usage.collect(metrics)
+        collect_usage(metrics)
         self.emit("metrics_collected", MetricsCollectedEvent(metrics=metrics))
         self.emit("session_usage_updated", SessionUsageUpdatedEvent(usage=self.usage))
 

@@ -138,6 +138,10 @@ class SessionClose:
 
     async def run(self) -> None:
         """Close the session. Runs once, in a task of its own that no caller can cancel."""
+        with self._session._spans.closing(self._reason, drain=self._graceful):
+            await self._run()
+
+    async def _run(self) -> None:
         try:
             await self._plan.run(Step("start in progress", self._settle_start))
             try:
@@ -336,6 +340,7 @@ class SessionClose:
             self._hearing = plan.beside(self._end_hearing(), "hearing")
         await wait_until(self._hearing, by)
         session._detach_outputs(plan)
+        session._spans.end_speaking()
         steps = [
             Step("input forwarding", lambda: session._inputs.aclose(self._budgets.teardown - KILL))
         ]
@@ -385,6 +390,7 @@ class SessionClose:
         self._session._end_life(frozenset(self._spare), self._error)
         self._plan.warn_once()
         self._report.finished_at = time.time()
+        self._session._spans.ended(self._report)
         logger.debug(
             "session closed",
             extra={"reason": self._reason.value, "error": self._error and repr(self._error)},

@@ -7,7 +7,6 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from ..log import logger
-from ..telemetry.traces import tracer
 from ..utils import is_given
 from ..utils.aio import wait_until
 from .closing import Step
@@ -32,7 +31,7 @@ async def join(session: AgentSession[Any], room: rtc.Room, request: StartRequest
 
     options = options_for(session, request)
     room_io = session._room_io = RoomIO(session, room, options=options)
-    await room_io.start(trace_context=tracer.current_context())
+    await room_io.start(trace_context=session._spans.start_context)
     job = current_job()
     primary = job is None or job._primary_agent_session is session
     if primary and request.session_host is not False:
@@ -138,6 +137,7 @@ def participant_linked(session: AgentSession[Any], participant: rtc.RemotePartic
     """The user has come: they are not away, and a phone that was called needs no echo warm-up."""
     from livekit import rtc
 
+    session._spans.participant_linked(participant)
     session.reset_away_timer()
     phone = participant.kind == rtc.ParticipantKind.PARTICIPANT_KIND_SIP
     if phone and "sip.ruleID" not in participant.attributes and not session._aec_warmup_given:

@@ -120,6 +120,12 @@ async def _clean_up(session: AgentSession[Any], error: BaseException | None) -> 
 
 
 async def _start(session: AgentSession[Any], request: StartRequest) -> None:
+    session._spans.begin(request.agent)
+    with session._spans.starting():
+        await _start_all(session, request)
+
+
+async def _start_all(session: AgentSession[Any], request: StartRequest) -> None:
     session._started_at = time.time()
     _resolve_recording(session, request)
     session._agent = session._current_agent = request.agent
@@ -207,6 +213,12 @@ def _resolve_recording(session: AgentSession[Any], request: StartRequest) -> Non
     if not is_given(record):
         record = bool(job is not None and job.job.enable_recording)
     session.options.recording_options = resolve_recording(record)
+    _resolve_primary(session, request, job)
+    session._spans.recording_resolved(session.options.recording_options)
+
+
+def _resolve_primary(session: AgentSession[Any], request: StartRequest, job: Any) -> None:
+    """The first session of a job is the one that is recorded, and closed with the job."""
     if job is None:
         return
     primary = getattr(job, "_primary_agent_session", None)

@@ -63,14 +63,14 @@ class ConversationState:
         if state == self._agent:
             return
         old, self._agent = self._agent, state
+        at = time.time() if at is None else at
+        self._session._spans.agent_state(old, state, at)
         if state == "speaking":
             self._session._errors.reset("llm", "tts")
             self._start_warmup()
         self._session.emit(
             "agent_state_changed",
-            AgentStateChangedEvent(
-                old_state=old, new_state=state, created_at=time.time() if at is None else at
-            ),
+            AgentStateChangedEvent(old_state=old, new_state=state, created_at=at),
         )
         self._reconsider_away()
 
@@ -80,6 +80,7 @@ class ConversationState:
             return
         old, self._user = self._user, state
         created_at = time.time() if last_speaking_time is None else last_speaking_time
+        self._session._spans.user_state(old, state, created_at)
         self._session.emit(
             "user_state_changed",
             UserStateChangedEvent(old_state=old, new_state=state, created_at=created_at),

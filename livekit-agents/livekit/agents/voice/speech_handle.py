@@ -79,6 +79,10 @@ class SpeechHandle:
         self._allowed_before_hold = allow_interruptions
         self._error: BaseException | None = None
         self._was_cut_off = False
+        self._trace_context: Any = None
+        self._scheduled_at: float | None = None
+        self._queue_wait: float | None = None
+        self._playout_position: float | None = None
         self._maybe_run_final_output: Any = None
 
     @staticmethod
@@ -285,6 +289,7 @@ class SpeechHandle:
 
     def _mark_scheduled(self) -> None:
         if not self._scheduled_fut.done():
+            self._scheduled_at = self._loop.time()
             self._scheduled_fut.set_result(None)
 
     async def _wait_for_scheduled(self) -> None:
@@ -293,6 +298,8 @@ class SpeechHandle:
     def _authorize_generation(self) -> None:
         """Let the next step play. Opens the generation that the scheduler then waits for."""
         self._generations.append(self._loop.create_future())
+        if self._queue_wait is None and self._scheduled_at is not None:
+            self._queue_wait = self._loop.time() - self._scheduled_at
         if not self._authorized_fut.done():
             self._authorized_fut.set_result(None)
 

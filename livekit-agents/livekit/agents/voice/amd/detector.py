@@ -172,7 +172,7 @@ class AMD(IsolatedEmitter[Literal["amd_prediction"]]):
             logger.warning("answering machine detection takes over from ivr_detection")
             session.options.ivr_detection = False
         ivr, session._ivr_activity = session._ivr_activity, None
-        self._span = tracer.start_span("amd") if tracer.is_recording else None
+        self._span = tracer.start_span("amd", context=session._spans.root_context)
         session.on("user_input_transcribed", self._on_realtime_transcript)
         with bound(current_ledger, session._ledger):
             if ivr is not None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ...telemetry import trace_types
 from ...telemetry._noop import NOOP_SPAN
+from ...telemetry.otel_metrics import record_invoke_agent_duration
 from ...telemetry.traces import tracer
+from ...telemetry.utils import record_exception
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -32,21 +35,45 @@ async def agent_turn(
     activity: AgentActivity, handle: SpeechHandle, speak: Callable[[], Awaitable[None]]
 ) -> None:
     """Run a speech, covered by a span in which all that it causes is found."""
-    if not tracer.is_recording:
-        await speak()
-        return
-    with tracer.start_as_current_span(
+    began = time.perf_counter()
+    try:
+        if tracer.is_recording:
+            await _traced_turn(activity, handle, speak)
+        else:
+            await speak()
+    finally:
+        record_invoke_agent_duration(time.perf_counter() - began, agent_name=activity.agent.id)
+
+
+async def _traced_turn(
+    activity: AgentActivity, handle: SpeechHandle, speak: Callable[[], Awaitable[None]]
+) -> None:
+    root = activity.session._spans.root_context
+    span = tracer.start_span(
         "agent_turn",
+        context=root,
         attributes={
             trace_types.ATTR_SPEECH_ID: handle.id,
             trace_types.ATTR_AGENT_LABEL: activity.agent.label,
         },
-    ) as span:
+    )
+    handle._trace_context = tracer.context_of(span, root)
+
+    def end(_: object) -> None:
+        if span.is_recording():
+            _record_turn(span, activity, handle)
+            span.end()
+
+    # a speech that was cut off is over, though its task may hang
+    handle.add_done_callback(end)
+    with tracer.use_context(handle._trace_context):
         try:
             await speak()
+        except Exception as error:
+            record_exception(span, error)
+            raise
         finally:
-            if span.is_recording():
-                _record_turn(span, activity, handle)
+            end(handle)
 
 
 def _record_turn(span: Span, activity: AgentActivity, handle: SpeechHandle) -> None:

@@ -12,6 +12,7 @@ from livekit import rtc
 from ...job import DEFAULT_PARTICIPANT_KINDS
 from ...log import logger
 from ...telemetry import trace_types
+from ...telemetry.rpc import install as trace_rpcs
 from ...telemetry.traces import tracer
 from ...types import NOT_GIVEN, NotGivenOr
 from ...utils import is_given
@@ -365,8 +366,13 @@ class RoomIO:
         self._consider(participant)
 
     def _on_connection_state(self, state: rtc.ConnectionState.ValueType) -> None:
+        self._session._spans.event(
+            "connection_state_changed",
+            {trace_types.ATTR_CONNECTION_STATE: rtc.ConnectionState.Name(state)},
+        )
         if not self._room.isconnected():
             return
+        trace_rpcs(self._room.local_participant)
         for participant in list(self._room.remote_participants.values()):
             self._consider(participant)
         self._state_attribute.show_again()  # a reconnect may have lost it
@@ -374,6 +380,9 @@ class RoomIO:
     def _on_participant_disconnected(self, participant: _Participant) -> None:
         if not self._link.left(participant):
             return
+        self._session._spans.participant_disconnected(
+            participant, _name_of(participant.disconnect_reason)
+        )
         if self._session._is_closing:
             # a farewell has no listener any more
             self._session._close_soon(reason=CloseReason.PARTICIPANT_DISCONNECTED)
