@@ -132,10 +132,13 @@ class Conversation:
 
     async def _create(self, event: Event) -> None:
         item, previous = event["item"], event.get("previous_item_id")
+        item.setdefault("id", self._new_id("item"))
+        if previous is None and self.items:
+            previous = self.items[-1]["id"]
         if self._index(item["id"]) is not None:
             await self._complain(event, "item_already_exists", "there is one already")
             return
-        index = self._index(previous) if previous != "root" else -1
+        index = self._index(previous) if previous not in (None, "root") else -1
         if index is None:
             await self._complain(event, "item_unknown", f"there is no item {previous}")
             return

@@ -95,17 +95,15 @@ class ServerContext:
         return event
 
     def expect(self, events: list[Event]) -> dict[str, asyncio.Future[None]]:
-        """Await the server's acknowledgement of these events; by their ids."""
+        """Await the server's acknowledgement of these events."""
         waiting = {}
         for event in events:
-            futures = self.creations
-            item_id = event.get("item_id")
-            if item_id is None:
-                item_id = event["item"]["id"]
-            else:
-                futures = self.deletions
-            futures[item_id] = asyncio.get_running_loop().create_future()
-            waiting[event["event_id"]] = futures[item_id]
+            deleted, created = event.get("item_id"), event.get("item", {}).get("id")
+            item_id = deleted or created
+            if item_id is not None:
+                futures = self.deletions if deleted else self.creations
+                futures[item_id] = asyncio.get_running_loop().create_future()
+                waiting[f"{event['type']} {item_id}"] = futures[item_id]
         return waiting
 
     def forget(self, waiting: dict[str, asyncio.Future[None]]) -> None:
@@ -133,7 +131,7 @@ class ServerContext:
 
     def added(self, event: ItemAdded) -> tuple[str | None, ChatItem] | None:
         """The server has an item. Returns where it put one that is news, and the item."""
-        item = event.item
+        item = event.chat_item
         self._resolve(self.creations, item.id)
         self._creating.pop(item.id, None)
         if self.mirror.get(item.id):

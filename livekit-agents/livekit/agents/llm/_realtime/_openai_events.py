@@ -143,6 +143,7 @@ class ServerEvents(
     # -- responses --------------------------------------------------------------------------------
 
     def _handle_response_created(self, event: codec.ResponseCreated) -> None:
+        event = codec.typed(event)
         self._close_current_generation()
         if self._replies.take_dropped(event.client_event_id):
             self._current_generation = _DiscardedGeneration(event.response_id)
@@ -174,16 +175,19 @@ class ServerEvents(
             message.resolve(["text"] if event.modality == "text" else ["audio", "text"])
 
     def _handle_response_text_delta(self, event: codec.TextDelta) -> None:
+        event = codec.typed(event)
         generation = self._generation_of(event)
         if generation is not None:
             generation.add_text(event.item_id, event.delta, spoken=False)
 
     def _handle_response_audio_transcript_delta(self, event: codec.AudioTranscriptDelta) -> None:
+        event = codec.typed(event)
         generation = self._generation_of(event)
         if generation is not None:
             generation.add_text(event.item_id, event.delta, spoken=True)
 
     def _handle_response_audio_delta(self, event: codec.AudioDelta) -> None:
+        event = codec.typed(event)
         generation = self._generation_of(event)
         if generation is not None:
             generation.add_audio(event.item_id, event.pcm)
@@ -219,6 +223,7 @@ class ServerEvents(
     # -- the user ---------------------------------------------------------------------------------
 
     def _handle_input_audio_buffer_speech_started(self, event: codec.InputSpeechStarted) -> None:
+        event = codec.typed(event)
         self._user_speaking = self._unanswered.speaking = True
         self._input_speech_started_at[event.item_id] = time.time()
         self.emit("input_speech_started", InputSpeechStartedEvent())
@@ -243,6 +248,7 @@ class ServerEvents(
     def _handle_conversion_item_input_audio_transcription_completed(
         self, event: codec.TranscriptionCompleted
     ) -> None:
+        event = codec.typed(event)
         self._partials.pop(event.item_id, None)
         self._context.set_text(event.item_id, event.transcript)
         self._emit_transcript(
@@ -288,11 +294,13 @@ class ServerEvents(
     # -- the conversation -------------------------------------------------------------------------
 
     def _handle_conversion_item_added(self, event: codec.ItemAdded) -> None:
+        event = codec.typed(event)
         news = self._context.added(event)
         if news is not None:
             self.emit("remote_item_added", RemoteItemAddedEvent(*news))
 
     def _handle_conversion_item_deleted(self, event: codec.ItemDeleted) -> None:
+        event = codec.typed(event)
         self._context.deleted(event.item_id)
 
     # -- errors -----------------------------------------------------------------------------------

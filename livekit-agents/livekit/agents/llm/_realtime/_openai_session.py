@@ -99,10 +99,15 @@ class RealtimeSession(ServerEvents):
         """Tools the model may call."""
         return self._tools.copy()
 
-    def send_event(self, event: Event) -> None:
-        """Queue an event for the server. Dropped once the session is closing or has failed."""
+    def send_event(self, event: Any) -> None:
+        """Queue an event for the server. Dropped once the session is closing or has failed.
+
+        Args:
+            event: A dict, or an object of the `openai` library.
+        """
         if self._closing or self._line.given_up:
             return
+        event = plain(event)
         if lk_oai_debug and "audio" not in event:
             logger.debug("realtime event queued: %s", event)
         self.emit("openai_client_event_queued", event)
@@ -144,13 +149,15 @@ class RealtimeSession(ServerEvents):
         """
         async with self._updating:
             self._check_alive()
-            events = self._create_update_chat_ctx_events(chat_ctx)
+            events = [plain(event) for event in self._create_update_chat_ctx_events(chat_ctx)]
             if not events:
                 return
             waiting = self._context.expect(events)
             try:
                 for event in events:
                     self.send_event(event)
+                if not waiting:
+                    return
                 done, pending = await asyncio.wait(waiting.values(), timeout=_ACK_TIMEOUT)
             finally:
                 self._context.forget(waiting)

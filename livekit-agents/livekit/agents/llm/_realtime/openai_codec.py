@@ -49,8 +49,42 @@ class TokenUsage:
     """Of audio, where that is what counts."""
 
 
-@dataclass(frozen=True)
-class ResponseCreated:
+class JsonObject:
+    """A JSON object whose fields are attributes; absent ones are None."""
+
+    def __init__(self, fields: Event) -> None:
+        self.__dict__.update({name: _as_attribute(value) for name, value in fields.items()})
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return None
+
+
+def _as_attribute(value: Any) -> Any:
+    if isinstance(value, dict):
+        return JsonObject(value)
+    return [_as_attribute(each) for each in value] if isinstance(value, list) else value
+
+
+@dataclass
+class _FromServer:
+    """An event of the server.
+
+    Plugins override handlers of events, and know the objects of the `openai` library: whatever has no
+    attribute of its own here can be read by its name in the protocol, and is None if absent.
+    """
+
+    raw: Event = field(default_factory=dict, repr=False, compare=False, kw_only=True)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "raw":
+            raise AttributeError(name)
+        return _as_attribute(self.raw.get(name))
+
+
+@dataclass
+class ResponseCreated(_FromServer):
     """A response begins."""
 
     response_id: str
@@ -58,8 +92,8 @@ class ResponseCreated:
     """Of the request that asked for it; None if the server decided by itself."""
 
 
-@dataclass(frozen=True)
-class OutputItemAdded:
+@dataclass
+class OutputItemAdded(_FromServer):
     """An item of a response begins."""
 
     response_id: str | None
@@ -67,8 +101,8 @@ class OutputItemAdded:
     kind: str
 
 
-@dataclass(frozen=True)
-class ContentPartAdded:
+@dataclass
+class ContentPartAdded(_FromServer):
     """A message turns out to have text, or audio."""
 
     response_id: str | None
@@ -76,8 +110,8 @@ class ContentPartAdded:
     modality: Literal["text", "audio"]
 
 
-@dataclass(frozen=True)
-class TextDelta:
+@dataclass
+class TextDelta(_FromServer):
     """Written words of a message."""
 
     response_id: str | None
@@ -85,8 +119,8 @@ class TextDelta:
     delta: str
 
 
-@dataclass(frozen=True)
-class AudioTranscriptDelta:
+@dataclass
+class AudioTranscriptDelta(_FromServer):
     """Spoken words of a message."""
 
     response_id: str | None
@@ -94,8 +128,8 @@ class AudioTranscriptDelta:
     delta: str
 
 
-@dataclass(frozen=True)
-class AudioDelta:
+@dataclass
+class AudioDelta(_FromServer):
     """Sound of a message: 24 kHz, mono, int16."""
 
     response_id: str | None
@@ -103,8 +137,8 @@ class AudioDelta:
     pcm: bytes
 
 
-@dataclass(frozen=True)
-class OutputItemDone:
+@dataclass
+class OutputItemDone(_FromServer):
     """An item of a response is complete."""
 
     response_id: str | None
@@ -113,8 +147,8 @@ class OutputItemDone:
     """Set if the item is a call."""
 
 
-@dataclass(frozen=True)
-class ResponseDone:
+@dataclass
+class ResponseDone(_FromServer):
     """A response has ended, one way or another."""
 
     response_id: str
@@ -123,52 +157,52 @@ class ResponseDone:
     usage: TokenUsage
 
 
-@dataclass(frozen=True)
-class InputSpeechStarted:
+@dataclass
+class InputSpeechStarted(_FromServer):
     """The server hears the user."""
 
     item_id: str
 
 
-@dataclass(frozen=True)
-class InputSpeechStopped:
+@dataclass
+class InputSpeechStopped(_FromServer):
     """The server hears the user no more."""
 
     item_id: str
 
 
-@dataclass(frozen=True)
-class InputCommitted:
+@dataclass
+class InputCommitted(_FromServer):
     """The server has taken what it heard as a turn of the user."""
 
     item_id: str
 
 
-@dataclass(frozen=True)
-class ItemAdded:
+@dataclass
+class ItemAdded(_FromServer):
     """The server's conversation has a new item."""
 
     previous_item_id: str | None
-    item: ChatItem
+    chat_item: ChatItem
 
 
-@dataclass(frozen=True)
-class ItemDeleted:
+@dataclass
+class ItemDeleted(_FromServer):
     """The server's conversation has an item less."""
 
     item_id: str
 
 
-@dataclass(frozen=True)
-class TranscriptionDelta:
+@dataclass
+class TranscriptionDelta(_FromServer):
     """A piece of what the user said."""
 
     item_id: str
     delta: str
 
 
-@dataclass(frozen=True)
-class TranscriptionCompleted:
+@dataclass
+class TranscriptionCompleted(_FromServer):
     """All that the user said in a turn."""
 
     item_id: str
@@ -177,15 +211,15 @@ class TranscriptionCompleted:
     usage: TokenUsage | None
 
 
-@dataclass(frozen=True)
-class TranscriptionFailed:
+@dataclass
+class TranscriptionFailed(_FromServer):
     """Nobody will know what the user said in a turn."""
 
     item_id: str
 
 
-@dataclass(frozen=True)
-class ErrorReported:
+@dataclass
+class ErrorReported(_FromServer):
     """Something went wrong at the server."""
 
     error: ErrorInfo
@@ -252,11 +286,25 @@ def decode(event: Event) -> ServerEvent | None:
     if read is None:
         return None
     try:
-        return read(event)
+        typed = read(event)
+        typed.raw = event
+        return typed
     except BadEvent:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise BadEvent(f"{kind}: {error!r}") from error
+
+
+def typed(event: Any) -> Any:
+    """An event that a plugin passes to a handler: one of ours, or an object of the `openai` library.
+
+    Raises:
+        BadEvent: It is neither.
+    """
+    if isinstance(event, _FromServer):
+        return event
+    fields = event if isinstance(event, dict) else event.model_dump()
+    return decode(fields)
 
 
 def text_of(fields: Mapping[str, Any], name: str) -> str:
