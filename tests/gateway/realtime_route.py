@@ -175,7 +175,7 @@ class Conversation:
     @property
     def _detection(self) -> Event | None:
         given: Event = self.session.get("audio", {}).get("input", {})
-        return given.get("turn_detection")
+        return given.get("turn_detection") or self.session.get("turn_detection")
 
     def _hear(self, pcm: bytes) -> None:
         self.wire.record.audio_seconds += len(pcm) / 2 / RATE

@@ -62,16 +62,27 @@ async def test_a_model_of_openai_gets_openais_defaults() -> None:
 
 
 async def test_another_providers_model_keeps_what_that_provider_does_by_itself() -> None:
-    async with realtime_line(model="xai/grok-voice") as line:
+    async with realtime_line(model="google/gemini-live") as line:
         await line.settle()
         told = line.server.session
         assert "voice" not in told["audio"]["output"]
         assert "transcription" not in told["audio"]["input"]
-        assert told["audio"]["input"]["turn_detection"] == {"type": "server_vad"}
+        assert told["audio"]["input"]["turn_detection"]["type"] == "server_vad"
         assert line.model.capabilities.user_transcription
-        line.model.update_options(voice="ara")
+        line.model.update_options(voice="Puck")
         await line.settle()
-        assert told["audio"]["output"]["voice"] == "ara"
+        assert told["audio"]["output"]["voice"] == "Puck"
+
+
+async def test_xai_finds_its_options_where_it_looks_for_them() -> None:
+    async with realtime_line(model="xai/grok-voice", voice="Ara") as line:
+        await line.settle()
+        told = line.server.session
+        assert told["voice"] == "Ara" and told["turn_detection"]["type"] == "server_vad"
+        assert told["audio"]["input"]["transcription"] == {"model": "grok-transcribe"}
+        line.model.update_options(voice="Rex", turn_detection=None)
+        await line.settle()
+        assert (told["voice"], told["turn_detection"]) == ("Rex", None)
 
 
 async def test_turn_detection_can_be_left_to_the_caller() -> None:

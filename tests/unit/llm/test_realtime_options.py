@@ -231,3 +231,43 @@ def test_events_of_the_first_protocol_are_read_like_todays(old: str, new: str) -
 def test_an_unknown_kind_of_item_is_no_event() -> None:
     with pytest.raises(codec.BadEvent, match="unknown type"):
         codec.decode({"type": "conversation.item.added", "item": {"type": "poem", "id": "p"}})
+
+
+# -- plugins that build on the engine --------------------------------------------------------------
+
+
+async def test_a_handler_may_be_overridden_and_may_change_its_event() -> None:
+    seen: list[Any] = []
+
+    class Session(RealtimeSession):
+        def _handle_response_created(self, event: Any) -> None:
+            seen.append((event.response.id, event.response.metadata.client_event_id, event.unheard))
+            super()._handle_response_created(event)
+
+        def _handle_conversion_item_added(self, event: Any) -> None:
+            seen.append((event.item.type, event.item.role))
+            event.previous_item_id = None
+            super()._handle_conversion_item_added(event)
+
+    class Spoken:
+        """As an object of the `openai` library."""
+
+        def model_dump(self) -> dict[str, Any]:
+            fields = {"response_id": None, "item_id": "extra", "delta": "and more"}
+            return {"type": "response.output_text.delta", **fields}
+
+    async with emulated() as (gateway, http):
+        model = RealtimeModel(
+            api_key=create_access_token(KEY, SECRET), base_url=gateway.base_url, http_session=http
+        )
+        session = Session(model)
+        gateway.realtime.script.append(ScriptedReply("one", never_ends=True))
+        event = await session.generate_reply()
+        await asyncio.sleep(0.5)
+        session._handle_response_text_delta(Spoken())  # type: ignore[arg-type]
+        session.interrupt()
+        assert (await hear_out(event))[0] == ["one", "and more"]
+        (request,) = gateway.realtime.conversations[0].requests
+        asked = request["metadata"]["client_event_id"]
+        assert seen == [("resp_1", asked, None), ("message", "assistant")]
+        await session.aclose()

@@ -24,8 +24,10 @@ from .._utils import HEADER_INFERENCE_PROVIDER, Gateway, InferenceClass
 
 __all__ = ["RealtimeModel", "RealtimeSession"]
 
-_SERVER_VAD: Event = {"type": "server_vad"}
+_SERVER_VAD: Event = {"type": "server_vad", "create_response": True, "interrupt_response": True}
 """Turn detection that models of every provider have."""
+
+_XAI_TRANSCRIPTION: Event = {"model": "grok-transcribe"}
 
 _OPEN = ConnectionState(Phase.OPEN)
 
@@ -154,7 +156,8 @@ class RealtimeModel(_RealtimeModel):
             if not is_given(voice):
                 self._opts.voice = None
             if not is_given(input_audio_transcription):
-                self._opts.transcription = AS_PROVIDED
+                xais = model.startswith("xai/")
+                self._opts.transcription = dict(_XAI_TRANSCRIPTION) if xais else AS_PROVIDED
 
     @classmethod
     def from_model_string(cls, model: str) -> RealtimeModel:
@@ -205,8 +208,18 @@ class RealtimeSession(_RealtimeSession):
 
     def _wrap_session_update(self, event_id: str, session: Event) -> Event:
         # The address says which model it is.
-        named = {k: v for k, v in session.items() if k != "model"}
+        named = {name: value for name, value in session.items() if name != "model"}
+        if self._hosted.model.startswith("xai/"):
+            _hoist(named)
         return super()._wrap_session_update(event_id, named)
 
     def _is_fatal_error(self, error: Any) -> bool:
         return super()._is_fatal_error(error) or is_final(error)
+
+
+def _hoist(session: Event) -> None:
+    """xAI looks for some options of the audio in the session itself."""
+    audio = session.get("audio", {})
+    for direction, option in (("output", "voice"), ("input", "turn_detection")):
+        if option in audio.get(direction, {}):
+            session[option] = audio[direction][option]
