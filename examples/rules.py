@@ -1,7 +1,8 @@
 """A language model made of rules: honest, predictable, offline. Replace it by any `llm.LLM`.
 
 It looks at the last thing that happened: a user message is answered by the first rule whose words it
-contains, a tool result is spoken as the rule of that tool says. Nothing is learned or guessed.
+contains and whose tool is on offer; a tool result is spoken as the rule of that tool says. Nothing is
+learned or guessed.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,11 +45,18 @@ class RulesLLM(llm.LLM[str]):
 
     Args:
         rules: Tried in order.
-        results: How to tell the result of a tool; `{}` stands for what it returned.
+        results: How to tell the result of a tool; `{}` stands for what it returned. Or a function of
+            that.
         otherwise: Said when no rule matches.
     """
 
-    def __init__(self, rules: Sequence[Rule], *, results: dict[str, str], otherwise: str) -> None:
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        *,
+        results: Mapping[str, str | Callable[[str], str]],
+        otherwise: str,
+    ) -> None:
         super().__init__()
         self._rules = rules
         self._results = results
@@ -75,7 +83,8 @@ class RulesLLM(llm.LLM[str]):
         extra_kwargs: NotGivenOr[dict[str, Any]] = NOT_GIVEN,
     ) -> llm.LLMStream:
         """Answer the conversation."""
-        text, call = self._answer(chat_ctx, may_call=tool_choice != "none")
+        offered = {tool.id for tool in tools or ()}
+        text, call = self._answer(chat_ctx, offered, may_call=tool_choice != "none")
         return _RulesStream(
             self,
             text,
@@ -86,7 +95,7 @@ class RulesLLM(llm.LLM[str]):
         )
 
     def _answer(
-        self, chat_ctx: ChatContext, *, may_call: bool
+        self, chat_ctx: ChatContext, offered: set[str], *, may_call: bool
     ) -> tuple[str, llm.FunctionToolCall | None]:
         last = next(
             (
@@ -99,9 +108,12 @@ class RulesLLM(llm.LLM[str]):
         )
         if isinstance(last, llm.FunctionCallOutput):
             template = "I am sorry: {}" if last.is_error else self._results.get(last.name, "{}")
-            return template.format(last.output), None
+            text = template(last.output) if callable(template) else template.format(last.output)
+            return text, None
         said = (last.text_content or "").lower() if isinstance(last, llm.ChatMessage) else ""
         for rule in self._rules:
+            if rule.tool is not None and may_call and rule.tool not in offered:
+                continue
             if any(re.search(words, said) for words in rule.words):
                 call = None
                 if rule.tool is not None and may_call:

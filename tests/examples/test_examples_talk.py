@@ -9,12 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import background_tasks
+import collect_details
 import multi_agent
 import pytest
 import telephony_agent
 from livekit import rtc
 
-from livekit.agents import Agent, AgentSession, CloseEvent
+from livekit.agents import Agent, AgentSession, CloseEvent, ToolError
 from livekit.agents.ipc.mock_room import MockRoom
 from livekit.agents.testing import fake_job_context
 
@@ -106,3 +107,35 @@ async def test_the_silence_of_a_slow_tool_is_filled() -> None:
         await session.run(user_input="is it on time")
     spoken = said(session)
     assert spoken.count("Still checking.") == 2 and spoken[-1] == "Your flight is on time."
+
+
+async def test_the_library_takes_down_who_calls_and_lets_them_go_back() -> None:
+    async with talking(collect_details.Membership(), llm=collect_details.thinking()) as session:
+
+        async def hears(text: str) -> str:
+            await session.run(user_input=text, input_modality="audio")
+            await asyncio.sleep(1.0)
+            return said(session)[-1]
+
+        assert await hears("yes please") == "May I have your name, please?"
+        assert await hears("my name is bob") == "Bob. Is that correct?"
+        assert (await hears("yes")).startswith("What is your phone number")
+        assert (await hears("wait, my name is wrong")) == "May I have your name, please?"
+        assert await hears("my name is ada") == "Ada. Is that correct?"
+        assert (await hears("yes")).startswith("What is your phone number")
+        assert (await hears("it is 12")) == "I am sorry, could you say that in another way?"
+        assert "4 1 5" in await hears("it is +1 415 555 0100")
+        assert await hears("yes, correct") == "And your email address?"
+        assert await hears("ada at example dot com") == "ada@example.com. Is that correct?"
+        assert await hears("yes") == "Welcome! I have noted: Ada, +14155550100, ada@example.com."
+
+
+async def test_the_library_does_not_insist() -> None:
+    async with talking(collect_details.Membership(), llm=collect_details.thinking()) as session:
+        await session.run(user_input="i want to be a member")
+        await session.run(user_input="my name is ada")
+        await session.run(user_input="+1 415 555 0100")
+        with pytest.raises(ToolError):
+            await session.run(user_input="i would rather not")
+        await asyncio.sleep(1.0)
+    assert said(session)[-1].startswith("I am sorry: the user does not give the email address")

@@ -8,7 +8,7 @@ from .._lazy import attach
 
 if TYPE_CHECKING:
     from ..llm.chat_context import Instructions
-    from . import translation
+    from . import translation, workflows
     from .tools import EndCallTool
     from .translation import TranslationModel, TranslationSession
 
@@ -18,6 +18,7 @@ __all__ = [
     "TranslationModel",
     "TranslationSession",
     "translation",
+    "workflows",
 ]
 
 if not TYPE_CHECKING:  # a type checker shall know the names above and no others
@@ -29,5 +30,6 @@ if not TYPE_CHECKING:  # a type checker shall know the names above and no others
             "TranslationModel": ".translation",
             "TranslationSession": ".translation",
             "translation": ".translation:",
+            "workflows": ".workflows:",
         },
     )
