@@ -258,27 +258,58 @@ async def first_frame() -> dict[str, float]:
     return {"median_ms": statistics.median(times) * 1000}
 
 
-async def idle_cpu(sessions: int = 5, seconds: float = 8.0) -> dict[str, float]:
-    """CPU of a session that listens to silence, 20 ms frames, with the default VAD."""
+async def idle_cpu(sessions: int = 5, seconds: float = 8.0, **options: Any) -> dict[str, float]:
+    """CPU of a session that listens to silence, 20 ms frames, with the default VAD and detector."""
     kit = fakes()
-    running = []
-    for _ in range(sessions):
-        session = new_session(kit)
-        session.input.audio = kit.Mic()
-        await session.start(kit.Agent())
-        running.append(session)
-    await asyncio.sleep(1)
+    running = [await _listening(kit, **options) for _ in range(sessions)]
+    await _hear_silence(kit, running, 2.0)  # loads the models
     began_cpu, began = time.process_time(), time.perf_counter()
-    ticks = 0
-    while time.perf_counter() - began < seconds:
-        for session in running:
-            session.input.audio.frames.put_nowait(kit.silence)
-        ticks += 1
-        await asyncio.sleep(max(0.0, began + ticks * 0.02 - time.perf_counter()))
+    await _hear_silence(kit, running, seconds)
     used = (time.process_time() - began_cpu) / (time.perf_counter() - began)
     for session in running:
         await _close_somehow(session)
     return {"percent_per_session": 100 * used / sessions}
+
+
+async def idle_cpu_plain() -> dict[str, float]:
+    """The same without a turn detector."""
+    return await idle_cpu(turn_handling={"turn_detection": None})
+
+
+async def listening_memory(sessions: int = 10, **options: Any) -> dict[str, float]:
+    """Memory of a process with one session that listens, and of each further one."""
+    kit = fakes()
+    running = [await _listening(kit, **options)]
+    await _hear_silence(kit, running, 2.0)
+    first = resident_mb()
+    for _ in range(sessions):
+        running.append(await _listening(kit, **options))
+    await _hear_silence(kit, running, 2.0)
+    after = resident_mb()
+    for session in running:
+        await _close_somehow(session)
+    return {"process_mb": first, "mb_per_session": (after - first) / sessions}
+
+
+async def listening_memory_plain() -> dict[str, float]:
+    """The same without a turn detector."""
+    return await listening_memory(turn_handling={"turn_detection": None})
+
+
+async def _listening(kit: Any, **options: Any) -> Any:
+    session = new_session(kit, **options)
+    session.input.audio = kit.Mic()
+    await session.start(kit.Agent())
+    return session
+
+
+async def _hear_silence(kit: Any, sessions: list[Any], seconds: float) -> None:
+    began, ticks = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        for session in sessions:
+            session.input.audio.frames.put_nowait(kit.silence)
+        ticks += 1
+        await asyncio.sleep(max(0.0, began + ticks * 0.02 - time.perf_counter()))
 
 
 async def memory(sessions: int = 50) -> dict[str, float]:
@@ -417,6 +448,9 @@ SCENARIOS: dict[str, Callable[[], dict[str, float] | Awaitable[dict[str, float]]
     "wedged_close": wedged_close,
     "first_frame": first_frame,
     "idle_cpu": idle_cpu,
+    "idle_cpu_plain": idle_cpu_plain,
+    "listening_memory": listening_memory,
+    "listening_memory_plain": listening_memory_plain,
     "memory": memory,
     "churn": churn,
     "gateway_audio": gateway_audio,

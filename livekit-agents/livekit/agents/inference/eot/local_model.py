@@ -1,6 +1,6 @@
 """The model in this process: loaded once, off the event loop, and shared by all conversations.
 
-Its weights take about 260 MB, once per process however many conversations there are. Where jobs
+It takes about 260 MB, once per process however many conversations there are. Where jobs
 are forked, `load` in the fork server lets all of them share the same pages.
 """
 
