@@ -32,8 +32,8 @@ FORGET_AFTER = 30.0
 
 def loudness(pcm: bytes | bytearray | memoryview) -> float:
     """Root mean square of signed 16-bit samples; 0 for none."""
-    samples = np.frombuffer(pcm, dtype=np.int16).astype(np.float32)
-    return math.sqrt(samples.dot(samples) / samples.size) if samples.size else 0.0
+    samples = np.frombuffer(pcm, np.int16).astype(np.float32)
+    return math.sqrt(np.dot(samples, samples) / samples.size) if samples.size else 0.0
 
 
 def is_silence(frame: rtc.AudioFrame) -> bool:

@@ -26,6 +26,8 @@ from ._protocol.stt import (
     SessionClosed,
     SessionFinalize,
     SessionUpdate,
+    Transcript,
+    TranscriptKind,
     decode_server,
     encode_audio,
     encode_client,
@@ -322,7 +324,8 @@ class SttConnection:
                 self._on_message(message)
 
     def _on_message(self, message: Any) -> None:
-        self._judge()  # what is said now is said about everything sent
+        if not isinstance(message, Transcript) or message.kind is TranscriptKind.FINAL:
+            self._judge()  # what is said now is said about everything sent
         now = self._loop.time()
         if isinstance(message, ServerError):
             self._on_server_error(message, now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import deque
 from dataclasses import replace
@@ -313,7 +314,7 @@ class SttSession:
 
     def _event(self, message: Transcript, offset: float) -> SpeechEvent:
         data = SpeechData(
-            language=LanguageCode(message.language or self.language or "en"),
+            language=_language(message.language or self.language or "en"),
             text=message.text,
             start_time=offset + message.start,
             end_time=offset + message.start + message.duration,
@@ -347,11 +348,10 @@ def _beginning(guess: Transcript, guessed_until: float, *, before: float) -> Tra
 
 
 def _timed(word: Word, offset: float) -> TimedString:
-    return TimedString(
-        text=word.text,
-        start_time=offset + word.start,
-        end_time=offset + word.end,
-        confidence=word.confidence,
-        start_time_offset=offset,
-        speaker_id=word.speaker_id,
-    )
+    text, start, end, confidence, speaker = word
+    return TimedString(text, offset + start, offset + end, confidence, offset, speaker)
+
+
+@functools.lru_cache(maxsize=64)
+def _language(code: str) -> LanguageCode:
+    return LanguageCode(code)

@@ -223,6 +223,7 @@ class ReplayBuffer(Generic[T]):
             self._cut = 0.0
         while taken.items and start + taken.items[0].duration <= self._acked + EPSILON:
             start += taken.popleft().duration
+            self._trim_above = self._quiet_limit + _TRIM_EVERY
 
     # -- reconnecting -----------------------------------------------------------------------------
 
@@ -268,6 +269,7 @@ class ReplayBuffer(Generic[T]):
         self._dropped += min(self._cut, max(0.0, self._media - self._taken.duration - self._acked))
         self._waiting.prepend(self._tail())
         self._taken.clear()
+        self._trim_above = self._quiet_limit + _TRIM_EVERY
         self._media = self._acked = self._cut = 0.0
         self._attempt_position = None
         self._last_replayed = False
@@ -319,9 +321,10 @@ class ReplayBuffer(Generic[T]):
         if not self._speech_open and self._reports_expected:
             while taken.duration > self._quiet_limit + EPSILON:
                 taken.popleft()
-            return
-        while taken.exceeds(self._memory, self._memory + self._silence):
-            self._cut += taken.popleft().counted
+        else:
+            while taken.exceeds(self._memory, self._memory + self._silence):
+                self._cut += taken.popleft().counted
+        self._trim_above = taken.duration + _TRIM_EVERY
 
     def _drop_beyond(self, limit: float) -> None:
         while self._waiting.exceeds(limit, limit + self._silence):

@@ -253,7 +253,6 @@ def decode_server(text: str | bytes) -> ServerMessage | UnknownMessage:
 
 
 def _read_transcript(kind: TranscriptKind, fields: Fields) -> Transcript:
-    words = fields.objects("words")
     return Transcript(
         kind=kind,
         text=fields.text("transcript"),
@@ -263,7 +262,7 @@ def _read_transcript(kind: TranscriptKind, fields: Fields) -> Transcript:
         duration=fields.number("duration"),
         confidence=fields.number("confidence", 1.0),
         speaker_id=fields.optional_text("speaker_id"),
-        words=None if words is None else tuple(map(_read_word, words)),
+        words=_read_words(fields),
         extra=fields.mapping("extra"),
     )
 
@@ -272,21 +271,36 @@ _LONGEST = 1e9
 """Seconds; more is no time but nonsense."""
 
 
-def _read_word(fields: Fields) -> Word:
-    values = fields.values
-    text, start, end = values.get("word"), values.get("start"), values.get("end")
-    confidence, speaker = values.get("confidence"), values.get("speaker_id")
+def _read_words(fields: Fields) -> tuple[Word, ...] | None:
+    values = fields.values.get("words")
+    plain = [_plain_word(value) for value in values] if type(values) is list else [None]
+    if None not in plain:
+        return tuple(plain)  # type: ignore[arg-type]
+    words = fields.objects("words")
+    return None if words is None else tuple(map(_read_word, words))
+
+
+def _plain_word(value: Any) -> Word | None:
+    """Reads nearly every word there is; the rest is read field by field, for proper complaints."""
+    if type(value) is not dict:
+        return None
+    get = value.get
+    text, start, end = get("word"), get("start"), get("end")
+    confidence, speaker = get("confidence"), get("speaker_id")
     if (
-        # nearly every word there is; the rest is read field by field, for the sake of complaints
         type(text) is str
         and type(start) is type(end) is type(confidence) is float
         and (speaker is None or (type(speaker) is str and speaker.isascii()))
         and text.isascii()
-        and abs(start) < _LONGEST
-        and abs(end) < _LONGEST
-        and abs(confidence) < _LONGEST
+        and -_LONGEST < start < _LONGEST
+        and -_LONGEST < end < _LONGEST
+        and -_LONGEST < confidence < _LONGEST
     ):
         return Word(text, start, end, confidence, speaker)
+    return None
+
+
+def _read_word(fields: Fields) -> Word:
     return Word(
         text=fields.text("word"),
         start=fields.number("start"),
