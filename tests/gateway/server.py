@@ -26,7 +26,7 @@ from .recognizers import Emit, Recognizer, ToneRecognizer
 from .records import ConnectionRecord
 from .speech_routes import BargeinRoute, EotRoute, SttRoute, TtsRoute
 from .voices import ToneVoice, Voice
-from .wire import HungUp, Wire
+from .wire import HungUp, Wire, swallow
 
 KEY, SECRET = "emulator-key", "emulator-secret-of-thirty-two-chars"
 _LEEWAY = 60
@@ -359,6 +359,9 @@ class GatewayEmulator:
             refusal = await self._answer_early(request, record, fault)
             if refusal is not None:
                 return refusal
+            if fault is not None and fault.kind == "half_open":
+                swallow(request.transport)
+                await asyncio.get_running_loop().create_future()
             return await self.completions.serve(request, record, fault)
         finally:
             record.closed_at = asyncio.get_running_loop().time()

@@ -62,6 +62,12 @@ class JsonDialect:
         return json.dumps({"type": f"future.{number}", "transcript": "no"})
 
 
+def swallow(transport: asyncio.Transport | None) -> None:
+    """Let nothing that comes over a connection reach the server any more."""
+    if transport is not None:
+        transport.set_protocol(_BlackHole(transport.get_protocol()))
+
+
 class Wire:
     """Receives and sends text for one route, and breaks things when their time has come."""
 
@@ -228,9 +234,8 @@ class Wire:
     def fall_silent(self, *, quit_reading: bool) -> None:
         """Be as a peer that is not there any more: no answer to anything, not even to a ping."""
         self._mute = True
-        transport = self._request.transport
-        if quit_reading and transport is not None:
-            transport.set_protocol(_BlackHole(transport.get_protocol()))
+        if quit_reading:
+            swallow(self._request.transport)
 
     async def hang_up(self, how: str | int, reason: str = "") -> None:
         """End the connection: ``"abort"``, ``"fin"`` or a close code.
