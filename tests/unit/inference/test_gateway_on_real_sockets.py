@@ -57,7 +57,8 @@ async def _recognizing(
     gateway: GatewayEmulator, session: aiohttp.ClientSession
 ) -> AsyncIterator[Close]:
     async with calling(gateway, session) as call:
-        pcm = speak_tones(sentence(0, 40)) * 3  # half a minute: more than buffers hold
+        # minutes: more than the buffers of the kernel hold
+        pcm = speak_tones(sentence(0, 40)) + bytes(RATE * 2 * 240)
         call.stream.push_frame(rtc.AudioFrame(pcm, RATE, 1, len(pcm) // 2))
         yield call.stream.aclose
 
@@ -135,11 +136,12 @@ class Microphone(AudioInput):
 
 
 async def _close_in_mid_reply(fault: Fault) -> None:
-    async with emulated(real_sockets=True) as (gateway, http):
+    # Connections of answers that went well may be kept for another request: they are apart.
+    async with emulated(real_sockets=True) as (gateway, http), GatewayEmulator() as answering:
         http_context._factory.set(lambda: http)  # of this task only
         session: AgentSession[Any] = AgentSession(
             stt=inference.STT("deepgram/nova-3", **gateway.arguments()),
-            llm=inference.LLM("openai/gpt-4.1-mini", **gateway.arguments()),
+            llm=inference.LLM("openai/gpt-4.1-mini", **answering.arguments()),
             tts=inference.TTS("deepgram/aura-2", **gateway.arguments()),
             vad=None,
         )
@@ -159,11 +161,7 @@ async def _close_in_mid_reply(fault: Fault) -> None:
             deadline = Deadline(_BOUND)
         finally:
             await session.aclose()
-        for part in (session.stt, session.llm, session.tts):
-            await part.aclose()  # type: ignore[union-attr]
-        # the connection of the answer, which went well, may be kept for another request
-        await _until(lambda: gateway.open_sockets <= 1, deadline, f"a socket after {fault}")
-        await http.close()
+        await session.tts.aclose()  # type: ignore[union-attr]
         await _until(lambda: gateway.open_sockets == 0, deadline, f"a socket after {fault}")
 
 

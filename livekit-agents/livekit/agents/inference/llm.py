@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit
@@ -13,7 +14,7 @@ from .._streams import CLOSE_GRACE
 from ..log import logger
 from ..types import DEFAULT_API_CONNECT_OPTIONS, NOT_GIVEN, APIConnectOptions, NotGivenOr
 from ..utils import is_given
-from ..utils.aio import run_bounded
+from ..utils.aio import TaskScope, run_bounded
 from ..utils.env import resolve_env_int
 from ._completion import CompletionReader
 from ._completion_transports import SERVICE, GatewayTransport, OpenAITransport, Transport
@@ -136,6 +137,7 @@ class LLM(llm.LLM[Any]):
         self._prompt_cache_breakpoints: bool | Literal["auto"] = prompt_cache_breakpoints
         self._own_session: aiohttp.ClientSession | None = None
         self._session = SessionSource(None, self._make_session)
+        self._streams: weakref.WeakSet[LLMStream] = weakref.WeakSet()
         self._closed = False
 
     @classmethod
@@ -223,7 +225,7 @@ class LLM(llm.LLM[Any]):
             _set_tool_choice(persistent, persistent.pop("tool_choice"))
         extra.update(persistent)
         breakpoints = self._prompt_cache_breakpoints
-        return LLMStream(
+        stream = LLMStream(
             self,
             model=self._model,
             provider=self._provider_choice,
@@ -240,6 +242,8 @@ class LLM(llm.LLM[Any]):
             if breakpoints == "auto"
             else breakpoints,
         )
+        self._streams.add(stream)
+        return stream
 
     async def _prewarm_impl(self) -> None:
         headers = self._gateway.headers()
@@ -248,9 +252,16 @@ class LLM(llm.LLM[Any]):
             await response.read()
 
     async def aclose(self) -> None:
-        """Close the connections, in two seconds at most. Idempotent; not to be used again."""
+        """Close all streams and connections, in two seconds at most. Idempotent.
+
+        The object is not used again.
+        """
         self._closed = True
-        await super().aclose()
+        scope = TaskScope(self._label)
+        for stream in list(self._streams):
+            scope.spawn(stream.aclose(), name="close a stream")
+        scope.spawn(super().aclose(), name="end a prewarm")
+        await scope.join(CLOSE_GRACE)
         session, self._own_session = self._own_session, None
         if session is not None and not session.closed:
             try:
