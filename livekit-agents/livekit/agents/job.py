@@ -21,7 +21,8 @@ from ._job_participants import ParticipantEntrypoints
 from ._job_requests import RoomRequests
 from .log import logger
 from .telemetry import trace_types
-from .telemetry.traces import tracer
+from .telemetry.session_context import session_span
+from .telemetry.utils import harmless, participant_attributes
 from .utils.aio import TaskScope
 from .utils.participant import wait_for_participant
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from livekit import api
     from livekit.protocol import agent, models
     from livekit.protocol.sip import SIPParticipantInfo
+    from opentelemetry.trace import Span
 
     from .ipc.inference_executor import InferenceExecutor
     from .observability import Tagger
@@ -444,14 +446,18 @@ class JobContext:
         await asyncio.shield(self._connecting)
 
     async def _connect(self, options: rtc.RoomOptions, auto_subscribe: AutoSubscribe) -> None:
-        with tracer.start_as_current_span(
+        with session_span(
             "room_connect",
+            job_ctx=self,
             attributes={
                 trace_types.ATTR_ROOM_NAME: self.job.room.name,
                 trace_types.ATTR_ROOM_AUTO_SUBSCRIBE: auto_subscribe.value,
+                trace_types.ATTR_ROOM_E2EE: options.encryption is not None,
             },
-        ):
+        ) as span:
             await self._room.connect(self._info.url, self._info.token, options=options)
+            _record_room(span, self._room, self.job.room.sid)
+        _trace_rpcs(self._room.local_participant)
         self._connected = True
         self._on_connect()
         if self.simulation_context() is not None:
@@ -481,8 +487,13 @@ class JobContext:
             RuntimeError: If the room disconnects meanwhile.
         """
         await self.connect()
-        with tracer.start_as_current_span("wait_for_participant"):
+        with session_span(
+            "wait_for_participant",
+            job_ctx=self,
+            attributes={trace_types.ATTR_ROOM_IO_PARTICIPANT_FILTER: identity is not None},
+        ) as span:
             participant = await wait_for_participant(self._room, identity=identity, kind=kind)
+            _record_participant(span, participant)
         return cast("rtc.RemoteParticipant", participant)
 
     def add_participant_entrypoint(
@@ -637,6 +648,34 @@ def current_simulation() -> SimulationContext | None:
     """The simulation that the running code is part of, or None."""
     ctx = _JobContextVar.get()
     return ctx.simulation_context() if ctx is not None else None
+
+
+def _trace_rpcs(participant: rtc.LocalParticipant) -> None:
+    """Trace the RPCs of the agent; the interceptor needs the SDK, which is loaded by now."""
+    from .telemetry.rpc import install
+
+    install(participant)
+
+
+@harmless
+def _record_room(span: Span, room: rtc.Room, sid: str) -> None:
+    if not span.is_recording():
+        return
+    local = room.local_participant
+    span.set_attributes(
+        {
+            trace_types.ATTR_ROOM_SID: sid,
+            trace_types.ATTR_PARTICIPANT_ID: local.sid,
+            trace_types.ATTR_PARTICIPANT_IDENTITY: local.identity,
+            trace_types.ATTR_ROOM_REMOTE_PARTICIPANT_COUNT: len(room.remote_participants),
+        }
+    )
+
+
+@harmless
+def _record_participant(span: Span, participant: rtc.Participant) -> None:
+    if span.is_recording():
+        span.set_attributes(participant_attributes(participant))
 
 
 def _subscribe_to(room: rtc.Room, choice: AutoSubscribe) -> None:

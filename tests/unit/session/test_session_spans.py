@@ -213,3 +213,41 @@ async def test_a_session_that_starts_again_has_a_trace_of_its_own(trace: Trace) 
         await session.aclose()
     assert trace.open == []
     assert len({span.context.trace_id for span in trace.named("agent_turn")}) == 2
+
+
+async def test_requests_record_only_what_is_new_where_that_is_asked_for(trace: Trace) -> None:
+    session = shop("fine", "good bye")
+    await session.start(Agent(instructions="be kind"), record={"input_delta": True})
+    await session.generate_reply(user_input="how are you")
+    await session.generate_reply(user_input="see you")
+    await session.aclose()
+    for name, key in (("llm_node", "lk.pii.chat_ctx"), ("llm_request", "gen_ai.input.messages")):
+        first, second = trace.named(name)
+        before, after = dict(first.attributes or {}), dict(second.attributes or {})
+        assert "lk.input.delta" not in before
+        assert "how are you" in before[key] and "how are you" not in after[key]  # type: ignore[operator]
+        assert "fine" in after[key] and "see you" in after[key]  # type: ignore[operator]
+        assert after["lk.input.base_span_id"] == format(first.context.span_id, "016x")
+        assert "gen_ai.system_instructions" not in after
+
+
+async def test_a_turn_says_what_came_of_it(trace: Trace) -> None:
+    session = shop(Reply("let me look", tool_calls=[call("look", "{}")]), "it rains")
+    await session.start(Clerk())
+    await asyncio.sleep(5.0)
+    handle = session.generate_reply(user_input="how is it")
+    await handle
+    await session.aclose()
+    attributes = dict(trace.named("agent_turn")[1].attributes or {})
+    assert attributes["lk.generation_id"] == f"{handle.id}_1"
+    assert attributes["lk.pii.instructions"] == "be kind"
+    assert attributes["lk.speech.queue_wait"] == 0.0
+    generations = trace.named("agent_turn")[1].events
+    assert [(event.attributes or {})["lk.generation_id"] for event in generations] == [
+        f"{handle.id}_1",
+        f"{handle.id}_2",
+    ]
+    node = dict(trace.named("llm_node")[0].attributes or {})
+    assert node["lk.pii.response.text"] == "let me look"
+    assert "look" in str(node["lk.pii.response.function_calls"])
+    assert "gen_ai.request.model" in (trace.named("tts_node")[0].attributes or {})

@@ -64,7 +64,7 @@ def record_request(span: Span, stream: LLMStream) -> None:
     operation = stream._genai_operation_name
     if operation is None or not span.is_recording():
         return
-    from ..telemetry import gen_ai
+    from ..telemetry import gen_ai, input_delta
 
     gen_ai.mark_inference_span_recorded()
     gen_ai.set_request_attributes(
@@ -77,10 +77,12 @@ def record_request(span: Span, stream: LLMStream) -> None:
     )
     if gen_ai.capture_content_enabled():
         stream._tally.keeps_content = True
+        delta = input_delta.compute(input_delta.LLM_REQUEST, stream._chat_ctx, span)
+        input_delta.set_attributes(span, delta)
         gen_ai.set_content_attributes(
             span,
-            system_instructions=gen_ai.to_system_instructions(stream._chat_ctx),
-            input_messages=gen_ai.to_input_messages(stream._chat_ctx),
+            system_instructions=delta.system_instructions(),
+            input_messages=delta.input_messages(),
             tool_definitions=gen_ai.to_tool_definitions(stream._tools) if stream._tools else None,
         )
 

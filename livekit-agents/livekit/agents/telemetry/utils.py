@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import traceback
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ParamSpec
 
+from ..log import logger
 from ..types import ATTRIBUTE_REDACTION_ENABLED, NOT_GIVEN, NotGivenOr
 from ..utils.misc import is_given
 from . import trace_types
@@ -21,8 +23,23 @@ if TYPE_CHECKING:
 REDACTED_EXCEPTION_MESSAGE = "exception details redacted"
 """Stands in traces for the message of an exception, which may quote what was said."""
 
+_P = ParamSpec("_P")
+
 _ALLOW_PII_ENV = "LIVEKIT_TELEMETRY_ALLOW_PII"
 _FALSY = frozenset({"0", "false", "no", "off"})
+
+
+def harmless(record: Callable[_P, None]) -> Callable[_P, None]:
+    """Decorate a function that only records: what goes wrong in it is no business of the caller."""
+
+    @functools.wraps(record)
+    def try_to_record(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            record(*args, **kwargs)
+        except Exception:
+            logger.debug("failed to record a trace", exc_info=True)
+
+    return try_to_record
 
 
 def allow_pii_from_env() -> bool:

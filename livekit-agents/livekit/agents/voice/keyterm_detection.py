@@ -10,6 +10,8 @@ from typing_extensions import TypedDict
 
 from .._emitter import IsolatedEmitter
 from ..log import logger
+from ..telemetry import trace_types
+from ..telemetry.traces import tracer
 from ..utils import resolve_env_int
 from ..utils.aio import Survivor, TaskScope, wait_until
 from .hearing.keyterms import KeytermBook, string_list
@@ -244,6 +246,10 @@ class KeytermDetector(IsolatedEmitter[Literal["metrics_collected"]]):
             self._scope.spawn(self._look(self._session.history), name="keyterm detection pass")
 
     async def _look(self, history: ChatContext) -> None:
+        with tracer.start_as_current_span("keyterm_detection") as span:
+            await self._look_once(history, span)
+
+    async def _look_once(self, history: ChatContext, span: Any) -> None:
         asking = self._scope.spawn(self._ask(history), name="ask for keyterms", log_errors=False)
         timeout = self._options.get("timeout", DEFAULT_TIMEOUT)
         try:
@@ -258,6 +264,13 @@ class KeytermDetector(IsolatedEmitter[Literal["metrics_collected"]]):
             logger.warning("keyterm detection failed, no change", exc_info=error)
             return
         added, removed = self._book.apply(**asking.result())
+        span.set_attributes(
+            {
+                trace_types.ATTR_KEYTERMS_COUNT: len(self._book.terms),
+                trace_types.ATTR_KEYTERMS_ADDED: list(added),
+                trace_types.ATTR_KEYTERMS_REMOVED: list(removed),
+            }
+        )
         if lk_keyterms_debug:
             logger.info(
                 "keyterm detection pass",

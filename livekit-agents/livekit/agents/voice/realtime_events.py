@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..llm import ChatMessage
+from ..metrics import RealtimeModelMetrics
 from .events import UserInputTranscribedEvent
 from .hearing.activity import owns_overlapping_speech
 from .realtime_items import give_up_place, mirror, place_of
+from .replies.tracing import trace_realtime_metrics
 
 if TYPE_CHECKING:
     from ..llm import (
@@ -42,7 +44,7 @@ class RealtimeEvents:
             "input_audio_transcription_completed": self._on_transcribed,
             "remote_item_added": self._on_remote_item,
             "session_reconnected": self._on_reconnected,
-            "metrics_collected": self._activity.on_model_metrics,
+            "metrics_collected": self._on_metrics,
             "error": self._on_error,
         }
 
@@ -60,6 +62,11 @@ class RealtimeEvents:
         words = recognition.take_transcript()
         if words and not self._link.capabilities.user_transcription:
             self._activity.commit(ChatMessage(role="user", content=[words]))
+
+    def _on_metrics(self, metrics: Any) -> None:
+        if isinstance(metrics, RealtimeModelMetrics):
+            trace_realtime_metrics(self._session, metrics)
+        self._activity.on_model_metrics(metrics)
 
     def _on_error(self, error: RealtimeModelError) -> None:
         self._session._on_error(error, self._activity.llm)

@@ -8,19 +8,18 @@ than a look at an attribute.
 from __future__ import annotations
 
 import asyncio
-import functools
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any
 
 from ..log import logger
 from ..telemetry import trace_types
 from ..telemetry._noop import NOOP_SPAN
 from ..telemetry._open_spans import CUT_OFF, OpenSpans
 from ..telemetry.traces import tracer
-from ..telemetry.utils import participant_attributes, record_exception
+from ..telemetry.utils import harmless, participant_attributes, record_exception
 
 if TYPE_CHECKING:
     from livekit import rtc
@@ -37,22 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SessionSpans"]
 
-_P = ParamSpec("_P")
 _MONITOR = "livekit.agents.telemetry.loop_monitor"
 _WORKFLOW = "agent_session"
-
-
-def _harmless(record: Callable[_P, None]) -> Callable[_P, None]:
-    """What goes wrong in tracing is no business of the session."""
-
-    @functools.wraps(record)
-    def try_to_record(*args: _P.args, **kwargs: _P.kwargs) -> None:
-        try:
-            record(*args, **kwargs)
-        except Exception:
-            logger.debug("failed to trace a session", exc_info=True)
-
-    return try_to_record
 
 
 class SessionSpans:
@@ -156,12 +141,12 @@ class SessionSpans:
 
     # -- what happens in it ---------------------------------------------------------------------
 
-    @_harmless
+    @harmless
     def event(self, name: str, attributes: Mapping[str, Any]) -> None:
         """Something happened that concerns the whole session."""
         self._root.add_event(name, dict(attributes))
 
-    @_harmless
+    @harmless
     def agent_state(self, old: AgentState, new: AgentState, at: float) -> None:
         """The agent's state changed; `at` is seconds since the epoch."""
         if self.root_context is None:
@@ -177,7 +162,7 @@ class SessionSpans:
             self._agent.end(at)
             self._agent = None
 
-    @_harmless
+    @harmless
     def user_state(self, old: UserState, new: UserState, at: float) -> None:
         """The user's state changed; `at` is seconds since the epoch."""
         if self.root_context is None:
@@ -191,7 +176,7 @@ class SessionSpans:
             self._user.end(at)
             self._user = None
 
-    @_harmless
+    @harmless
     def overlap_judged(self, ev: OverlappingSpeechEvent) -> None:
         """A detector said what the user's speech over the agent was."""
         if self._user is not None:
@@ -205,7 +190,7 @@ class SessionSpans:
                 }
             )
 
-    @_harmless
+    @harmless
     def participant_linked(self, participant: rtc.RemoteParticipant) -> None:
         """The room's user has come."""
         if self.root_context is None:
@@ -219,7 +204,7 @@ class SessionSpans:
                 name = trace_types.ATTR_SIP_PREFIX + key.removeprefix(prefix)
                 self._root.set_attribute(name, value)
 
-    @_harmless
+    @harmless
     def participant_disconnected(self, participant: rtc.RemoteParticipant, reason: str) -> None:
         """The room's user has left."""
         if self.root_context is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...llm import ChatChunk, ChatContext, FunctionCall, Tool
@@ -14,7 +14,7 @@ from ...log import logger
 from ...types import USERDATA_TIMED_TRANSCRIPT, USERDATA_TTS_STARTED_TIME, FlushSentinel
 from ...utils.aio import Chan
 from ...utils.aio.task_scope import log_failure
-from .tracing import node_span, record_llm, record_tts
+from .tracing import node_span, record_llm, record_llm_input, record_tts
 
 if TYPE_CHECKING:
     from livekit import rtc
@@ -102,7 +102,9 @@ class LLMInference:
         self._node = node
         self._agent = agent
         self._span_attributes = span_attributes
-        self._chat_ctx = chat_ctx
+        self.chat_ctx = chat_ctx
+        self.toolsets: Sequence[str] = ()
+        """Ids of the toolsets that the tools are from, for traces."""
         self.tools = tools
         self._settings = settings
         self._message_id = message_id
@@ -126,6 +128,7 @@ class LLMInference:
     async def run(self) -> None:
         """Read the node to its end. A failure is kept in `error`, not raised."""
         with node_span("llm_node", self._agent, self._span_attributes) as span:
+            record_llm_input(span, self)
             try:
                 await self._run()
             finally:
@@ -135,7 +138,7 @@ class LLMInference:
         self.started_at = time.perf_counter()
         node: Any = None
         try:
-            node = await resolve_node(self._node(self._chat_ctx, self.tools, self._settings))
+            node = await resolve_node(self._node(self.chat_ctx, self.tools, self._settings))
             await self._consume(node)
         except Exception as error:
             self.error = error

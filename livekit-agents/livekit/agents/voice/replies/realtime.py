@@ -322,7 +322,7 @@ class RealtimeReply:
         running = self._scope.spawn(
             self._tools.run(cast("Chan[Any]", event.function_stream)), name="realtime tools"
         )
-        mark_generation()
+        mark_generation(handle)
         with response_span(self._activity.llm):
             await self._play_messages(link, cast("Chan[MessageGeneration]", event.message_stream))
         if handle.interrupted:

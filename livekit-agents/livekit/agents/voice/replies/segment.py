@@ -137,6 +137,7 @@ class SegmentPlayback:
         self._drop_rest(output)
         if self._finished is None:
             self._finished = await output.wait_for_playout()
+        self._handle._playout_position = self.playback_position
 
     def _end(self) -> None:
         self._ended = True

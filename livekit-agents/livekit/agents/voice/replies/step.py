@@ -25,7 +25,7 @@ from ..session_options import expressive_guide
 from .inference import LLMInference, TextSegment, TTSInference, timed_or_raw
 from .segment import SegmentPlayback, Stage
 from .tool_loop import ToolLoop
-from .tracing import mark_generation
+from .tracing import mark_generation, model_attributes, recorded_in
 
 if TYPE_CHECKING:
     from ...llm import ToolChoice
@@ -94,6 +94,9 @@ class ReplyStep:
             on_progress=self._session._progress.touch,
             agent=activity.agent,
         )
+        self._llm.toolsets = [toolset.id for toolset in self._tool_ctx.toolsets]
+        tracker = self._session._spans.input_delta
+        self._input_scope = None if tracker is None else tracker.begin()
         self._tool_loop = ToolLoop(
             activity, handle, self._tool_ctx, request.tool_choice, edited_tools=self._tools
         )
@@ -125,7 +128,8 @@ class ReplyStep:
 
     async def _run(self) -> ReplyRequest | None:
         handle, state = self._handle, self._session
-        self._scope.spawn(self._llm.run(), name="llm_node")
+        with recorded_in(self._input_scope):
+            self._scope.spawn(self._llm.run(), name="llm_node")
         if self._activity.preemptive_generation_opts.get("preemptive_tts") and not handle.scheduled:
             self._start_tts()
         await handle.wait_if_not_interrupted([handle._scheduled_fut])
@@ -140,7 +144,9 @@ class ReplyStep:
         if handle.interrupted:
             return None
         self._authorized_at = time.time()
-        mark_generation()
+        mark_generation(handle)
+        if self._input_scope is not None:
+            self._input_scope.commit()
         tools = self._scope.spawn(self._tool_loop.run(self._llm.calls), name="tools")
         await self._play_segments()
         self._commit_message()
@@ -467,6 +473,7 @@ def voiced(
         aligned=aligned,
         on_progress=activity.session._progress.touch,
         agent=activity.agent,
+        span_attributes=model_attributes(tts),
     )
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ...telemetry import trace_types
 from ...telemetry._noop import NOOP_SPAN
 from ...telemetry.otel_metrics import record_invoke_agent_duration
 from ...telemetry.traces import tracer
-from ...telemetry.utils import record_exception
+from ...telemetry.utils import harmless, record_exception
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
+    from ...metrics import RealtimeModelMetrics
+    from ...telemetry.input_delta import InputDeltaScope
     from ..agent import Agent
     from ..agent_activity import AgentActivity
+    from ..agent_session import AgentSession
     from ..speech_handle import SpeechHandle
     from .inference import LLMInference, TTSInference
 
@@ -26,9 +30,19 @@ __all__ = [
     "mark_generation",
     "node_span",
     "record_llm",
+    "record_llm_input",
     "record_tts",
     "response_span",
 ]
+
+
+_DELAYS = {
+    "e2e_latency": trace_types.ATTR_E2E_LATENCY,
+    "transcription_delay": trace_types.ATTR_TRANSCRIPTION_DELAY,
+    "end_of_turn_delay": trace_types.ATTR_END_OF_TURN_DELAY,
+    "on_user_turn_completed_delay": trace_types.ATTR_ON_USER_TURN_COMPLETED_DELAY,
+}
+"""Key in the report of a message -> attribute of the turn."""
 
 
 async def agent_turn(
@@ -55,6 +69,7 @@ async def _traced_turn(
         attributes={
             trace_types.ATTR_SPEECH_ID: handle.id,
             trace_types.ATTR_AGENT_LABEL: activity.agent.label,
+            trace_types.ATTR_AGENT_TURN_ID: f"{handle.id}_1",
         },
     )
     handle._trace_context = tracer.context_of(span, root)
@@ -89,12 +104,19 @@ def _record_turn(span: Span, activity: AgentActivity, handle: SpeechHandle) -> N
     if handle._error is not None:
         gen_ai.set_error_type(span, handle._error)
     messages = [item for item in handle.chat_items if item.type == "message"]
-    for message in messages:
-        latency = message.metrics.get("e2e_latency")
-        if latency is not None:
-            span.set_attribute(trace_types.ATTR_E2E_LATENCY, latency)
+    asked = [handle._user_message] if handle._user_message is not None else []
+    for message in (*asked, *messages):
+        report: Mapping[str, Any] = message.metrics
+        span.set_attributes({a: report[key] for key, a in _DELAYS.items() if key in report})
+    known = {
+        trace_types.ATTR_SPEECH_QUEUE_WAIT: handle._queue_wait,
+        trace_types.ATTR_PLAYOUT_POSITION: handle._playout_position,
+    }
+    span.set_attributes({key: value for key, value in known.items() if value is not None})
+    if not handle.scheduled:
+        span.add_event("preemptive_generation_discarded")
     if gen_ai.capture_content_enabled():
-        asked = [handle._user_message] if handle._user_message is not None else []
+        span.set_attribute(trace_types.ATTR_INSTRUCTIONS, str(activity.agent.instructions))
         for said, attribute in (
             (asked, trace_types.ATTR_USER_INPUT),
             (messages, trace_types.ATTR_RESPONSE_TEXT),
@@ -103,10 +125,14 @@ def _record_turn(span: Span, activity: AgentActivity, handle: SpeechHandle) -> N
                 span.set_attribute(attribute, "\n".join(m.text_content or "" for m in said))
 
 
-def mark_generation() -> None:
-    """A step of the current speech begins to play."""
+def mark_generation(handle: SpeechHandle) -> None:
+    """A step of a speech begins to play."""
     if tracer.is_recording:
-        tracer.current_span().add_event("generation")
+        step = handle.num_steps
+        attributes = {trace_types.ATTR_AGENT_TURN_ID: f"{handle.id}_{step}"}
+        if step > 1:
+            attributes[trace_types.ATTR_AGENT_PARENT_TURN_ID] = f"{handle.id}_{step - 1}"
+        tracer.current_span().add_event("generation", attributes)
 
 
 def node_span(
@@ -119,13 +145,64 @@ def node_span(
     return tracer.start_as_current_span(name, attributes={**label, **(attributes or {})})
 
 
+def model_attributes(model: Any) -> dict[str, str]:
+    """Which model it is, for the span of a node; empty while nobody records."""
+    if model is None or not tracer.is_recording:
+        return {}
+    attributes = {trace_types.ATTR_GEN_AI_REQUEST_MODEL: str(model.model)}
+    if provider := trace_types.gen_ai_provider_name(model.provider):
+        attributes[trace_types.ATTR_GEN_AI_PROVIDER_NAME] = provider
+    return attributes
+
+
+@contextmanager
+def recorded_in(scope: InputDeltaScope | None) -> Iterator[None]:
+    """What is spawned in the block records its input as a part of `scope`."""
+    if scope is None:
+        yield
+        return
+    from ...telemetry import input_delta
+
+    token = input_delta.set_scope(scope)
+    try:
+        yield
+    finally:
+        input_delta.reset_scope(token)
+
+
+@harmless
+def record_llm_input(span: Span, inference: LLMInference) -> None:
+    """Describe what an LLM node is given."""
+    if not span.is_recording():
+        return
+    from ...llm import ProviderTool
+    from ...telemetry import gen_ai, input_delta
+
+    provider_tools = [tool.id for tool in inference.tools if isinstance(tool, ProviderTool)]
+    functions = [tool.id for tool in inference.tools if not isinstance(tool, ProviderTool)]
+    span.set_attribute(trace_types.ATTR_FUNCTION_TOOLS, functions)
+    span.set_attribute(trace_types.ATTR_PROVIDER_TOOLS, provider_tools)
+    span.set_attribute(trace_types.ATTR_TOOL_SETS, list(inference.toolsets))
+    if gen_ai.capture_content_enabled():
+        delta = input_delta.compute(input_delta.LLM_NODE, inference.chat_ctx, span)
+        input_delta.set_attributes(span, delta)
+        span.set_attribute(trace_types.ATTR_CHAT_CTX, json.dumps(delta.chat_ctx.to_dict()))
+
+
 def record_llm(span: Span, inference: LLMInference) -> None:
     """Describe what came of an LLM node."""
     if not span.is_recording():
         return
     from ...telemetry import gen_ai
 
-    span.set_attribute(trace_types.ATTR_FUNCTION_TOOLS, [tool.id for tool in inference.tools])
+    if gen_ai.capture_content_enabled():
+        if text := inference.text:
+            span.set_attribute(trace_types.ATTR_RESPONSE_TEXT, text)
+        if inference.made_calls:
+            span.set_attribute(
+                trace_types.ATTR_RESPONSE_FUNCTION_CALLS,
+                json.dumps([json.loads(each.model_dump_json()) for each in inference.made_calls]),
+            )
     if inference.ttft is not None:
         span.set_attribute(trace_types.ATTR_RESPONSE_TTFT, inference.ttft)
     if inference.error is not None:
@@ -142,6 +219,21 @@ def record_tts(span: Span, inference: TTSInference) -> None:
         span.set_attribute(trace_types.ATTR_RESPONSE_TTFB, inference.ttfb)
     if inference.error is not None:
         gen_ai.set_error_type(span, inference.error)
+
+
+@harmless
+def trace_realtime_metrics(session: AgentSession[Any], metrics: RealtimeModelMetrics) -> None:
+    """Record what a response of a realtime model cost, as a part of the turn that it was for."""
+    if not tracer.is_recording:
+        return
+    from ...telemetry.utils import record_realtime_metrics
+
+    speech = session.current_speech
+    turn = None if speech is None else speech._trace_context
+    with tracer.detached_span(
+        "realtime_metrics", context=turn or session._spans.root_context
+    ) as span:
+        record_realtime_metrics(span, metrics)
 
 
 def response_span(model: Any) -> AbstractContextManager[Span]:
