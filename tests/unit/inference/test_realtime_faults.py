@@ -154,6 +154,25 @@ async def test_a_second_loss_before_the_replay_is_confirmed_loses_nothing() -> N
         assert [item.id for item in line.session.chat_ctx.items] == ["u1", "u2", "u3"]
 
 
+async def test_a_new_connection_is_told_what_was_heard_and_not_what_was_said() -> None:
+    async with realtime_line() as line:
+        line.script(ScriptedReply("one two three four five six seven"))
+        event = await line.session.generate_reply()
+        await line.settle(0.4)
+        line.session.interrupt()
+        (message,) = line.session.chat_ctx.messages()
+        line.session.truncate(
+            message_id=message.id, modalities=["audio"], audio_end_ms=200, audio_transcript="one"
+        )
+        await hear_out(event)
+        await line.settle()
+        assert line.server.truncated == {message.id: 200}
+        line.gateway.strike("realtime", faults.drop())
+        line.session.clear_audio()
+        await line.settle(1.0)
+        assert line.server.said == ["assistant: one"]
+
+
 async def test_a_message_told_to_a_new_connection_is_cut_as_text() -> None:
     async with realtime_line() as line:
         line.script(ScriptedReply("one two three"))

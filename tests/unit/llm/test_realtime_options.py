@@ -242,6 +242,7 @@ async def test_a_handler_may_be_overridden_and_may_change_its_event() -> None:
     class Session(RealtimeSession):
         def _handle_response_created(self, event: Any) -> None:
             seen.append((event.response.id, event.response.metadata.client_event_id, event.unheard))
+            event.response.metadata["client_event_id"] = "say_1"
             super()._handle_response_created(event)
 
         def _handle_conversion_item_added(self, event: Any) -> None:
@@ -262,12 +263,15 @@ async def test_a_handler_may_be_overridden_and_may_change_its_event() -> None:
         )
         session = Session(model)
         gateway.realtime.script.append(ScriptedReply("one", never_ends=True))
-        event = await session.generate_reply()
+        asked = session.generate_reply()
+        said = session._response_created_futures["say_1"] = asyncio.Future()
+        event = await said
         await asyncio.sleep(0.5)
         session._handle_response_text_delta(Spoken())  # type: ignore[arg-type]
         session.interrupt()
         assert (await hear_out(event))[0] == ["one", "and more"]
         (request,) = gateway.realtime.conversations[0].requests
-        asked = request["metadata"]["client_event_id"]
-        assert seen == [("resp_1", asked, None), ("message", "assistant")]
+        assert seen[0] == ("resp_1", request["metadata"]["client_event_id"], None)
+        assert seen[1:] == [("message", "assistant")] and event.user_initiated
+        asked.cancel()
         await session.aclose()

@@ -45,6 +45,7 @@ class ServerContext:
         self.deletions: dict[str, asyncio.Future[None]] = {}
         self._creating: dict[str, _Creation] = {}
         self._unheard: set[str] = set()
+        self._cut: set[str] = set()
 
     @property
     def chat_ctx(self) -> ChatContext:
@@ -174,9 +175,14 @@ class ServerContext:
     def set_text(self, item_id: str, text: str) -> None:
         """The words of a message that the server holds as sound."""
         node = self.mirror.get(item_id)
-        if node is not None and isinstance(node.item, ChatMessage):
+        if node is not None and isinstance(node.item, ChatMessage) and item_id not in self._cut:
             images = [part for part in node.item.content if not isinstance(part, str)]
             node.item.content = [*images, text]
+
+    def cut_text(self, item_id: str, text: str) -> None:
+        """No more than these words of a message were heard, however many there are."""
+        self.set_text(item_id, text)
+        self._cut.add(item_id)
 
     def _resolve(self, futures: dict[str, asyncio.Future[None]], item_id: str) -> None:
         future = futures.get(item_id)

@@ -11,6 +11,7 @@ from ..._close_codes import IDLE_CODE
 from ..._exceptions import APIConnectionError, APIError
 from ...log import logger
 from ..realtime import (
+    GenerationCreatedEvent,
     InputSpeechStartedEvent,
     InputSpeechStoppedEvent,
     InputTranscriptionCompleted,
@@ -84,6 +85,14 @@ class ServerEvents(
     @property
     def _remote_chat_ctx(self) -> RemoteChatContext:
         return self._context.mirror
+
+    @property
+    def _response_created_futures(self) -> dict[str, asyncio.Future[GenerationCreatedEvent]]:
+        return self._replies.waiting
+
+    @property
+    def _discarded_event_ids(self) -> set[str]:
+        return self._replies.dropped
 
     @property
     def _item_create_future(self) -> dict[str, asyncio.Future[None]]:

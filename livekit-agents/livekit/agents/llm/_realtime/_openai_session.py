@@ -244,6 +244,8 @@ class RealtimeSession(ServerEvents):
         if "audio" in modalities and self._context.has_audio(message_id):
             if audio_end_ms > 0:
                 self.send_event(codec.truncate_item(message_id, audio_end_ms))
+                if is_given(audio_transcript) and audio_transcript:
+                    self._context.cut_text(message_id, audio_transcript)
             else:
                 self.send_event(codec.delete_item(message_id))
         elif is_given(audio_transcript):

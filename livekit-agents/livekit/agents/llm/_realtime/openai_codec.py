@@ -49,21 +49,21 @@ class TokenUsage:
     """Of audio, where that is what counts."""
 
 
-class JsonObject:
-    """A JSON object whose fields are attributes; absent ones are None."""
-
-    def __init__(self, fields: Event) -> None:
-        self.__dict__.update({name: _as_attribute(value) for name, value in fields.items()})
+class JsonObject(dict[str, Any]):
+    """A JSON object whose fields are attributes as well; absent ones are None."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return None
+        return self.get(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
 
 
 def _as_attribute(value: Any) -> Any:
     if isinstance(value, dict):
-        return JsonObject(value)
+        return JsonObject({name: _as_attribute(each) for name, each in value.items()})
     return [_as_attribute(each) for each in value] if isinstance(value, list) else value
 
 
@@ -80,7 +80,9 @@ class _FromServer:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "raw":
             raise AttributeError(name)
-        return _as_attribute(self.raw.get(name))
+        if not isinstance(self.raw, JsonObject):
+            self.raw = _as_attribute(self.raw)  # once, so that changes stay
+        return getattr(self.raw, name)
 
 
 @dataclass
@@ -88,8 +90,12 @@ class ResponseCreated(_FromServer):
     """A response begins."""
 
     response_id: str
-    client_event_id: str | None
-    """Of the request that asked for it; None if the server decided by itself."""
+
+    @property
+    def client_event_id(self) -> str | None:
+        """Of the request that asked for it; None if the server decided by itself."""
+        metadata = optional_object(optional_object(self.raw, "response"), "metadata")
+        return optional_text(metadata, "client_event_id")
 
 
 @dataclass
@@ -418,9 +424,7 @@ def read_call(item: Event) -> FunctionCall:
 
 
 def _response_created(event: Event) -> ResponseCreated:
-    response = object_of(event, "response")
-    metadata = optional_object(response, "metadata")
-    return ResponseCreated(text_of(response, "id"), optional_text(metadata, "client_event_id"))
+    return ResponseCreated(text_of(object_of(event, "response"), "id"))
 
 
 def _response_done(event: Event) -> ResponseDone:
