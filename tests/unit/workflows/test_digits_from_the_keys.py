@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from fakes.collecting import Collecting, collecting
 from fakes.room import FakeRoom, Native
@@ -166,3 +167,26 @@ async def test_a_close_forgets_the_keys(pressed: str) -> None:
 async def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         GetDtmfTask(**options)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    confirms=st.booleans(),
+    acts=st.lists(st.sampled_from(["1", "2", "*", "#", 0.01, 1.0, 4.5]), max_size=14),
+)
+async def test_whatever_is_pressed_and_when_an_entry_is_whole_or_none(
+    confirms: bool, acts: list[str | float]
+) -> None:
+    async with line(num_digits=3, ask_for_confirmation=confirms) as phone:
+        for act in acts:
+            if isinstance(act, str):
+                phone.press(act)
+            else:
+                await phone.settle(act)
+        await phone.settle(5.0)
+        outcome = phone.outcome
+        if isinstance(outcome, GetDtmfResult):
+            keys = "".join(act for act in acts if isinstance(act, str) and act != "#")
+            assert outcome.user_input.replace(" ", "") in keys and len(outcome.user_input) == 5
+        else:
+            assert outcome is None or isinstance(outcome, ToolError)

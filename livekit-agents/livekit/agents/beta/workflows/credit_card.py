@@ -170,7 +170,10 @@ def digits_of(text: str) -> str:
     """
     digits = re.sub(r"[\s\-.]", "", text)
     if not (digits.isascii() and digits.isdigit()):
-        raise ToolError("that is not a number made of digits: ask for it once more")
+        raise ToolError(
+            "pass the digits that the user has just said, and nothing else; what was said earlier is "
+            "not kept, so if you lack them, ask for all of them once more"
+        )
     return digits
 
 
@@ -216,7 +219,8 @@ class GetCardNumberTask(_CardTask[GetCardNumberResult]):
             update=("update_card_number", self._update),
             confirm="confirm_card_number",
             taking="Wait until the number is complete: 12 to 19 digits, mostly 16, often said in "
-            "groups. Then call `update_card_number`, and again whenever the user corrects it.",
+            "groups. Then call `update_card_number`. It is not kept where you can see it: when the user "
+            "corrects a part of it, have all of it said again.",
             confirmation=confirming("confirm_card_number"),
             chat_ctx=chat_ctx,
             require_confirmation=require_confirmation,
