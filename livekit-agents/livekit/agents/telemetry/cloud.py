@@ -7,16 +7,24 @@ when its session starts: until then spans and log records are held back. Needs
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..log import logger
+from ..types import (
+    ATTRIBUTE_REDACTION_ENABLED,
+    ATTRIBUTE_SIMULATION_ENABLED,
+    ATTRIBUTE_SIMULATION_JOB_ID,
+    ATTRIBUTE_SIMULATION_RUN_ID,
+)
 from ._job import current_job
 
 if TYPE_CHECKING:
@@ -46,6 +54,7 @@ class JobTelemetry:
         self.room_id = job.job.room.sid
         self.log_attributes: dict[str, Any] = {"job_id": self.job_id, "room_id": self.room_id}
         self.redaction = job._redaction_enabled
+        self.log_attributes.update(_session_metadata(job))
         self._wants_logs = bool(job.job.enable_recording)
         self._pipelines = pipelines
         self._lock = threading.Lock()
@@ -124,8 +133,29 @@ def shut_down(timeout: float = 10.0) -> None:
     global _pipelines
     with _lock:
         pipelines, _pipelines = _pipelines, None
+    atexit.unregister(shut_down)
     if pipelines is not None:
         pipelines.shut_down(timeout)
+
+
+def adopt(provider: Any) -> None:
+    """An integrator has set a provider of the SDK: its spans of jobs are uploaded as well."""
+    with _lock:
+        if _pipelines is not None:
+            _pipelines.adopt(provider)
+
+
+def _session_metadata(job: JobContext) -> dict[str, Any]:
+    """What is stamped on everything of a job, beside its ids."""
+    metadata: dict[str, Any] = {}
+    simulation = job.simulation_context()
+    if simulation is not None:
+        metadata[ATTRIBUTE_SIMULATION_ENABLED] = True
+        metadata[ATTRIBUTE_SIMULATION_RUN_ID] = simulation.simulation_run_id
+        metadata[ATTRIBUTE_SIMULATION_JOB_ID] = simulation.simulation_job_id
+    if job._redaction_enabled:
+        metadata[ATTRIBUTE_REDACTION_ENABLED] = True
+    return metadata
 
 
 def _get_pipelines(url: str) -> _Pipelines | None:
@@ -133,6 +163,7 @@ def _get_pipelines(url: str) -> _Pipelines | None:
     if _pipelines is None:
         try:
             _pipelines = _Pipelines(url)
+            atexit.register(shut_down)
         except ModuleNotFoundError as error:
             if not _missing_told:
                 _missing_told = True
@@ -155,6 +186,7 @@ class _Pipelines:
         self._url = url.rstrip("/")
         self._token = _BearerToken()
         self._off = False
+        self._adopted: weakref.WeakSet[Any] = weakref.WeakSet()
         self._spans = BatchSpanProcessor(self._span_exporter())
         self._own: list[Any] = []
         self._logs = self._make_logs()
@@ -249,7 +281,13 @@ class _Pipelines:
         if provider is None or not _is_from_sdk(provider):
             provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
             tracer.set_provider(provider)
-        provider.add_span_processor(_make_gate(self))
+        self.adopt(provider)
+
+    def adopt(self, provider: Any) -> None:
+        """Upload the spans of jobs that go through `provider`, which stays its owner's."""
+        if provider not in self._adopted:
+            self._adopted.add(provider)
+            provider.add_span_processor(_make_gate(self))
 
     def _make_logs(self) -> Any:
         from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter

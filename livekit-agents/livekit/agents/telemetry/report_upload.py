@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import aiohttp
 
 from ..log import logger
 from .cloud import _BearerToken
+from .traces import DescribesOptions
 
 if TYPE_CHECKING:
     from ..job import JobContext
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["upload_session_report"]
 
+_KEYTERMS = "lk.pii.keyterms"
 _RETRIES = 3
 _MAX_BACKOFF = 8.0
 _CONNECT_TIMEOUT = 30.0
@@ -61,7 +64,7 @@ def _emit_records(job: JobContext, report: SessionReport, *, transcript: bool) -
         "session report",
         {
             **common,
-            "session.options": json.dumps(summary["options"], default=str),
+            "session.options": json.dumps(describe(summary["options"])),
             "session.report_timestamp": report.timestamp,
             "session.tags": report.tags,
             "agent_name": report.agent_name,
@@ -77,9 +80,35 @@ def _emit_records(job: JobContext, report: SessionReport, *, transcript: bool) -
     for evaluation in job.tagger.evaluations:
         facts = {key: value for key, value in evaluation.items() if value is not None}
         emit("evaluations", "evaluation", {**common, **facts}, error=False)
+    for tag, metadata in job.tagger._tags.items():
+        if metadata is not None:
+            facts = {"tag": tag, "metadata": json.dumps(metadata, default=str)}
+            emit("evaluations", "tag", {**common, **facts}, error=False)
     if job.tagger.outcome is not None:
         facts = {"outcome": job.tagger.outcome, "reason": job.tagger.outcome_reason or ""}
         emit("evaluations", "outcome", {**common, **facts}, error=job.tagger.outcome == "fail")
+
+
+def describe(value: Any) -> Any:
+    """Options in a form that JSON can hold: objects by the name of their class.
+
+    An object that `DescribesOptions` adds what it wants to be known. Instructions are left out.
+    """
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    if isinstance(value, Mapping):
+        return {
+            _KEYTERMS if key == "keyterms" else str(key): describe(each)
+            for key, each in value.items()
+            if key != "instructions"
+        }
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [describe(each) for each in value]
+    name = type(value).__name__
+    if isinstance(value, DescribesOptions):
+        shown = ", ".join(f"{k}={v}" for k, v in describe(value.describe_options()).items())
+        return f"{name}({shown})"
+    return name
 
 
 async def _read_recording(path: Path | None) -> bytes | None:

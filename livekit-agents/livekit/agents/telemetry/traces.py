@@ -375,6 +375,9 @@ def set_tracer_provider(
         from ._span_processor import configure
 
         configure(tracer_provider, metadata=metadata or {}, allow_pii=allow_pii)
+        cloud = sys.modules.get(f"{__package__}.cloud")
+        if cloud is not None:
+            cloud.adopt(tracer_provider)
     elif metadata or not allow_pii:
         logger.warning(
             "metadata and allow_pii need a TracerProvider of the OpenTelemetry SDK, "

@@ -131,6 +131,7 @@ class TurnSpans:
             self._wait = _Wait(self.turn_span, last_speaking_at)
         else:
             self._wait.rearm()
+        self._wait.source = source
         self._wait.span.set_attribute(trace_types.ATTR_EOU_SOURCE, source)
 
     def decision_delay(self, delay: float) -> None:
@@ -150,6 +151,8 @@ class TurnSpans:
         if outcome == "user_resumed":
             self._resumed += 1
         if wait is not None:
+            if outcome == "user_resumed":
+                wait.span.add_event("user_resumed")
             wait.end(outcome)
 
     @contextmanager
@@ -163,6 +166,7 @@ class TurnSpans:
             return
         span = tracer.start_span("eou_detection", context=tracer.context_of(wait.span))
         span.set_attribute(trace_types.ATTR_EOU_LANGUAGE, language or "")
+        span.set_attribute(trace_types.ATTR_EOU_SOURCE, wait.source)
         if chat_ctx is not None:
             shown = chat_ctx.copy(exclude_function_call=True, exclude_instructions=True)
             shown.truncate(max_items=DETECTION_ITEMS)
@@ -187,6 +191,7 @@ class _Wait:
         self._began = time.time() if last_speaking_at is None else last_speaking_at
         self._rearmed = 0
         self.not_committed = 0
+        self.source = ""
         self.span = tracer.start_span(
             "eou_wait",
             context=tracer.context_of(turn_span),

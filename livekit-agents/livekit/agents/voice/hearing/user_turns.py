@@ -232,6 +232,10 @@ class UserTurns:
             return False
         finally:
             turn.hook_duration = time.perf_counter() - began
+            if turn.info.span is not None:
+                turn.info.span.set_attribute(
+                    trace_types.ATTR_ON_USER_TURN_COMPLETED_DELAY, turn.hook_duration
+                )
         return True
 
     async def _reply(self, turn: _Turn, chat_ctx: ChatContext) -> SpeechHandle | None:

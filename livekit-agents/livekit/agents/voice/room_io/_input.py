@@ -149,7 +149,9 @@ class _ParticipantAudioInputStream(TrackFollower[rtc.AudioFrame], AudioInput):
         self, track: rtc.Track, publication: rtc.RemoteTrackPublication, participant: Any
     ) -> OpenTrack:
         if self._wait_span is not None:
-            self._wait_span.add_event("track_subscribed")
+            self._wait_span.add_event(
+                "track_subscribed", {trace_types.ATTR_TRACK_SID: publication.sid}
+            )
         chosen = self._noise_cancellation
         own: list[Any] = []
         if chosen is not None and _is_selector(chosen):
@@ -204,7 +206,10 @@ class _ParticipantAudioInputStream(TrackFollower[rtc.AudioFrame], AudioInput):
             frames = []
         self._pre_connected.add(key)
         if frames and self._wait_span is not None:
-            self._wait_span.add_event("pre_connect_audio")
+            seconds = sum(frame.duration for frame in frames)
+            self._wait_span.add_event(
+                "pre_connect_audio", {trace_types.ATTR_PRE_CONNECT_AUDIO_DURATION: seconds}
+            )
         processor = next(iter(opened.close_with), self._noise_cancellation)
         for frame in self._converted([_processed(frame, processor) for frame in frames]):
             if self._attached and not self._items.closed:
