@@ -214,3 +214,49 @@ async def test_a_duplex_model_named_by_a_string_answers_and_calls_tools(
         await server.think(("look_up", "c1"))
         await call.caller.be_quiet(1.0)
         assert [item["output"] for item in server.items] != [] and server.continued == 1
+
+
+@pytest.mark.parametrize("model", ["openai/gpt-realtime", "openai/gpt-live-1"])
+async def test_a_session_that_was_closed_can_be_started_again(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with in_call(monkeypatch, model) as call:
+        await call.caller.say(*A)
+        await call.caller.be_quiet(2.0)
+        await call.session.aclose()
+        assert call.gateway.open_connections == []
+        microphone = Microphone()
+        call.session.input.audio = microphone
+        call.session.output.audio = Speaker()
+        await call.session.start(Clerk())
+        caller = Caller(microphone)
+        await caller.be_quiet(0.5)
+        await caller.say(*B)
+        await caller.be_quiet(2.0)
+        assert f"user: {' '.join(B)}" in call.said
+        assert len(call.gateway.open_connections) == 1
+
+
+async def test_a_tool_that_takes_long_is_answered_after_the_connection_was_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with in_call(monkeypatch) as call:
+        done = asyncio.Event()
+
+        @function_tool
+        async def think() -> str:
+            """Think for a while."""
+            await done.wait()
+            return "42"
+
+        await call.clerk.update_tools([think])
+        call.script(ScriptedReply(calls=[("think", "{}")]), ScriptedReply("it is 42"))
+        await call.ask(*A)
+        call.gateway.strike("realtime", faults.drop())
+        await call.caller.be_quiet(2.0)
+        assert len(call.gateway.realtime.conversations) == 2
+        done.set()
+        await call.caller.be_quiet(5.0)
+        outputs = [item for item in call.server.items if item["type"] == "function_call_output"]
+        assert [output["output"] for output in outputs] == ["42"]
+        assert call.said[-1] == "assistant: it is 42"
