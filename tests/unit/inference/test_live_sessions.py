@@ -299,6 +299,38 @@ async def test_a_lost_connection_is_replaced_by_a_session_that_knows_what_was_sa
         assert told == ["hi", "good day "]
 
 
+async def test_an_answer_to_a_call_of_an_earlier_session_is_told_in_words() -> None:
+    async with live_line() as line:
+        await line.configure()
+        await line.server.think(("look_up", "c1"))
+        await asyncio.sleep(0.1)
+        line.gateway.strike("live/sessions", faults.drop())
+        line.session.append_thinking("hm")
+        await asyncio.sleep(2.0)
+        assert len(line.gateway.live.sessions) == 2
+        await line.session._append_items([answer("c1")])
+        await asyncio.sleep(0.1)
+        (item,) = line.server.items
+        assert item["content"][0]["text"] == "look_up returned: 42"
+        assert line.server.continued == 1
+
+
+async def test_what_is_added_while_there_is_no_connection_is_told_once() -> None:
+    async with live_line() as line:
+        await line.configure()
+        line.gateway.inject("live/sessions", faults.refuse(503))
+        line.gateway.strike("live/sessions", faults.drop())
+        line.session.append_thinking("hm")
+        await asyncio.sleep(0.15)
+        await line.session._append_items(messages("meanwhile"))
+        await asyncio.sleep(5.0)
+        assert [item["content"][0]["text"] for item in line.server.config["input"]] == ["meanwhile"]
+        assert line.server.items == []
+        await line.session._append_items(messages("later"))
+        await asyncio.sleep(0.1)
+        assert [item["content"][0]["text"] for item in line.server.items] == ["later"]
+
+
 async def test_an_old_session_is_replaced_without_an_error() -> None:
     async with live_line(max_session_duration=30.0) as line:
         await line.configure()
@@ -447,3 +479,26 @@ def test_reading_a_live_event_yields_one_or_says_that_it_is_none(
         codec.decode(event)
     except BadEvent:
         pass
+
+
+@given(
+    events=st.lists(
+        st.builds(
+            lambda kind, fields: {**fields, "type": kind},
+            st.sampled_from(sorted({*codec._READERS} - {"error", "session.closed"})),
+            st.dictionaries(st.sampled_from(_FIELDS), _JSON, max_size=5),
+        ),
+        max_size=12,
+    )
+)
+@settings(max_examples=30, deadline=None)
+async def test_no_sequence_of_events_breaks_a_live_session(events: list[dict[str, Any]]) -> None:
+    async with live_line() as line:
+        await line.configure()
+        for event in events:
+            await line.server.wire.send_raw(json.dumps(event))
+        await asyncio.sleep(0.1)
+        await line.session.aclose()
+        async for _ in line.session.audio_stream:
+            pass
+        assert all(line.errors)

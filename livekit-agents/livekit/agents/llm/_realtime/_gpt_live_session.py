@@ -226,7 +226,10 @@ class GPTLiveSession(
                     "output": item.output,
                 }
                 self._send(codec.create_item(output))
-        elif isinstance(item, ChatMessage) and (text := item.text_content):
+            elif self._backend.take_orphan(item.call_id):
+                told = codec.message("system", f"{item.name} returned: {item.output}")
+                self._send(codec.create_item(dict(told)))
+        elif self._begun and isinstance(item, ChatMessage) and (text := item.text_content):
             if item.role == "system" or item.role == "developer":
                 self.append_instructions(text)
             elif self._opts.delegation == "responses":
@@ -276,8 +279,7 @@ class GPTLiveSession(
 
     async def _start_session(self) -> None:
         await self._configured.wait()
-        begun = self._session_id is not None or self._start_timer is not None
-        if begun or self._closing or not self._line.connected:
+        if self._begun or self._closing or not self._line.connected:
             return
         session = session_config(
             self._opts,
@@ -295,6 +297,11 @@ class GPTLiveSession(
             self._opts.conn_options.timeout, self._line.break_off, late
         )
 
+    @property
+    def _begun(self) -> bool:
+        """Whether a session was started on this connection: what is added later it has to be told."""
+        return self._session_id is not None or self._start_timer is not None
+
     def _line_lost(self, error: APIError | None, *, recoverable: bool) -> None:
         self._stop_start_timer()
         waiting = [*self._outbox.drain(), *self._held.drain()]
@@ -305,7 +312,7 @@ class GPTLiveSession(
             self._end_turn()
         self._session_id = None
         self._seconds_reported = 0.0
-        self._backend = Backend()
+        self._backend.restart()
         if self._closing:
             if not self._over.done():
                 self._over.set_result(None)

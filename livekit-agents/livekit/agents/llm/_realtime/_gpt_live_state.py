@@ -51,6 +51,7 @@ class Backend:
     def __init__(self) -> None:
         self._running: set[str] = set()
         self._unanswered: set[str] = set()
+        self._orphaned: set[str] = set()
         self._wanted = False
 
     @property
@@ -77,6 +78,21 @@ class Backend:
         self._unanswered.discard(call_id)
         self._wanted = True
         return True
+
+    def take_orphan(self, call_id: str) -> bool:
+        """Whether this is a call of an earlier session that has its answer now."""
+        if call_id not in self._orphaned:
+            return False
+        self._orphaned.discard(call_id)
+        self._wanted = True
+        return True
+
+    def restart(self) -> None:
+        """The session is gone, and with it who waits for answers."""
+        self._orphaned |= self._unanswered
+        self._unanswered.clear()
+        self._running.clear()
+        self._wanted = False
 
     def want(self) -> None:
         """It is to think on its own account as soon as it can."""
