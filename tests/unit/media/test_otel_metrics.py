@@ -5,51 +5,22 @@ from __future__ import annotations
 import asyncio
 import sys
 import types
-from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
 import pytest
 from livekit import rtc
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
+from fakes.measurements import Measurements, measurements
 from fakes.stt import FakeSTT
 from livekit.agents import APIConnectionError, metrics
 from livekit.agents.llm import ChatContext
 from livekit.agents.metrics.base import Metadata
 from livekit.agents.telemetry import otel_metrics
 
+__all__ = ["measurements"]
+
 GPT = Metadata(model_name="gpt", model_provider="OpenAI")
-
-
-class Measurements:
-    def __init__(self, reader: InMemoryMetricReader) -> None:
-        self._reader = reader
-
-    def all(self) -> dict[str, list[Any]]:
-        data = self._reader.get_metrics_data()
-        if data is None:
-            return {}
-        return {
-            metric.name: list(metric.data.data_points)
-            for resource in data.resource_metrics
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-        }
-
-
-@pytest.fixture
-def measurements(monkeypatch: pytest.MonkeyPatch) -> Iterator[Measurements]:
-    reader = InMemoryMetricReader()
-    provider = MeterProvider([reader])
-    monkeypatch.setattr(otel_metrics, "_meter", lambda: provider.get_meter("test"))
-    for cached in (otel_metrics._counter, otel_metrics._histogram):
-        cached.cache_clear()
-    yield Measurements(reader)
-    for cached in (otel_metrics._counter, otel_metrics._histogram):
-        cached.cache_clear()
-    provider.shutdown()
 
 
 def test_llm_usage_and_durations(measurements: Measurements) -> None:

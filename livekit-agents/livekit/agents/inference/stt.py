@@ -16,6 +16,7 @@ from ..language import LanguageCode
 from ..log import logger
 from ..stt.input_channel import InputChannel
 from ..stt.replay_buffer import DEFAULT_CAPACITY
+from ..stt.retry_budget import Action
 from ..types import (
     DEFAULT_API_CONNECT_OPTIONS,
     NOT_GIVEN,
@@ -653,6 +654,7 @@ class SpeechStream(stt.SpeechStream):
             self._after_failure = False
             self._failed_offset = None
             self._restart_input()
+            self._count_reconnect(Action.PARK)
 
     async def _recognize(self) -> Outcome:
         """One connection."""
@@ -723,6 +725,7 @@ class SpeechStream(stt.SpeechStream):
                 seconds,
                 extra={"stt": self._stt.label, "replayed_audio_duration": seconds},
             )
+            self._stt._report_metrics(streamed=True, replayed_audio_duration=seconds)
             self._count_audio(seconds, "replayed")
 
     async def _release(

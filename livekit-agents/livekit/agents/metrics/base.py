@@ -79,6 +79,10 @@ class STTMetrics(_BaseMetrics):
     acquire_time: float = 0.0
     """Time it took to get a connection."""
     connection_reused: bool = False
+    replayed_audio_duration: float = 0.0
+    """Audio sent once more because the connection that took it broke."""
+    lost_audio_duration: float = 0.0
+    """Audio that was never sent because there was no connection for too long."""
 
     @model_validator(mode="after")
     def _add_up_tokens(self) -> Self:

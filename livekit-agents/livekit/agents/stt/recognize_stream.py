@@ -306,7 +306,7 @@ class RecognizeStream(ABC, ClosesOnExit):
                 verdict = self._judge(error)
             if verdict.action is Action.STOP or not await self._pause(verdict):
                 return
-            self._count_reconnect(verdict)
+            self._count_reconnect(verdict.action)
 
     def _begin_attempt(self) -> None:
         self._reconnecting = False
@@ -426,6 +426,7 @@ class RecognizeStream(ABC, ClosesOnExit):
             seconds,
             extra={"stt": self._stt.label, "dropped_audio_duration": seconds},
         )
+        self._stt._report_metrics(streamed=True, lost_audio_duration=seconds)
         self._count_audio(seconds, "lost")
 
     def _count_audio(self, seconds: float, fate: Literal["replayed", "lost"]) -> None:
@@ -434,11 +435,11 @@ class RecognizeStream(ABC, ClosesOnExit):
         stt = self._stt
         count_stt_audio(seconds, fate, provider=stt.provider, model=stt.model)
 
-    def _count_reconnect(self, verdict: Verdict) -> None:
+    def _count_reconnect(self, why: Action) -> None:
         from ..telemetry.otel_metrics import count_stt_reconnect
 
         stt = self._stt
-        count_stt_reconnect(verdict.action.value, provider=stt.provider, model=stt.model)
+        count_stt_reconnect(why.value, provider=stt.provider, model=stt.model)
 
     # -- close ------------------------------------------------------------------------------------
 

@@ -254,6 +254,8 @@ class STT(
         output_tokens: int = 0,
         acquire_time: float = 0.0,
         connection_reused: bool = False,
+        replayed_audio_duration: float = 0.0,
+        lost_audio_duration: float = 0.0,
     ) -> None:
         from ..metrics.base import STTMetrics
 
@@ -270,6 +272,8 @@ class STT(
                 streamed=streamed,
                 acquire_time=acquire_time,
                 connection_reused=connection_reused,
+                replayed_audio_duration=replayed_audio_duration,
+                lost_audio_duration=lost_audio_duration,
                 metadata=self.metrics_metadata,
             ),
         )
