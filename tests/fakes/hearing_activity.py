@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from fakes.hearing import FakeSession, RecordingHooks
@@ -44,6 +45,7 @@ class ActivitySession(FakeSession):
     """The part of a session that barge-in and user turns use."""
 
     def __init__(self) -> None:
+        self._spans: Any = SimpleNamespace(describe_user=lambda span: None)
         super().__init__()
         self.output = FakeOutput()
         self.user_state = "listening"

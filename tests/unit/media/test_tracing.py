@@ -77,6 +77,24 @@ sys.exit(any(name.startswith("opentelemetry") for name in sys.modules))
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
+def test_spans_that_nobody_ends_are_ended_with_what_watches_over_them(traces: Traces) -> None:
+    from livekit.agents.telemetry._open_spans import OpenSpans
+
+    watched = OpenSpans()
+    root = tracer.start_span("root")
+    for _ in range(500):
+        tracer.start_span("short", context=tracer.root_context(root, watched)).end()
+    assert len(watched._spans) <= 64
+    with tracer.start_as_current_span("outer", context=tracer.root_context(root, watched)):
+        lost = tracer.start_span("lost")
+        tracer.start_span("inner", context=tracer.context_of(lost))
+    assert watched.end_all() == ["inner", "lost"] and watched.end_all() == []
+    assert (traces.spans["lost"].attributes or {})["error.type"] == "cut_off"
+    assert "error.type" not in (traces.spans["outer"].attributes or {})
+    assert tracer.start_span("late", context=tracer.root_context(root, watched)).is_recording()
+    assert watched.end_all() == []
+
+
 def test_the_global_provider_is_used_when_none_was_given() -> None:
     program = """
 from livekit.agents.telemetry import tracer

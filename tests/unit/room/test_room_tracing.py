@@ -52,3 +52,28 @@ async def test_what_a_start_waits_for_is_traced_as_part_of_it(
         "lk.room_io.participant_filter"
     ] is False
     await session.aclose()
+
+
+async def test_who_comes_and_goes_is_an_event_of_the_session(
+    fake_rtc: FakeRtc, exporter: InMemorySpanExporter
+) -> None:
+    room: Any = fake_rtc.room()
+    interceptors: list[Any] = []
+    room.local_participant.add_rpc_interceptor = interceptors.append
+    session = make_session()
+    await session.start(Agent(instructions=""), room=room)
+    caller = room.join(attributes={"sip.callID": "7", "sip.phoneNumber": "555"})
+    room.emit("connection_state_changed", rtc.ConnectionState.CONN_CONNECTED)
+    await asyncio.sleep(0.1)
+    room.leave(caller)
+    await asyncio.sleep(5.0)
+    (span,) = [span for span in exporter.get_finished_spans() if span.name == "agent_session"]
+    events = [event.name for event in span.events if "state_changed" not in event.name]
+    assert events == ["participant_linked", "participant_disconnected"]
+    states = [e for e in span.events if e.name == "connection_state_changed"]
+    assert {dict(e.attributes or {})["lk.connection_state"] for e in states} == {"CONN_CONNECTED"}
+    attributes = dict(span.attributes or {})
+    assert attributes["lk.sip.callID"] == "7" and attributes["lk.pii.sip.phoneNumber"] == "555"
+    left = next(e for e in span.events if e.name == "participant_disconnected")
+    assert dict(left.attributes or {})["lk.disconnect_reason"] == "CLIENT_INITIATED"
+    assert interceptors and len(set(map(id, interceptors))) == 1

@@ -177,6 +177,13 @@ class SessionSpans:
             self._user = None
 
     @harmless
+    def describe_user(self, span: Span | None) -> None:
+        """Say on a span of the user's who the user is, where there is a room."""
+        room_io = self._session._room_io
+        if span is not None and room_io is not None and room_io.linked_participant is not None:
+            span.set_attributes(participant_attributes(room_io.linked_participant))
+
+    @harmless
     def overlap_judged(self, ev: OverlappingSpeechEvent) -> None:
         """A detector said what the user's speech over the agent was."""
         if self._user is not None:

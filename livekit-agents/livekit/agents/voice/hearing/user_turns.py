@@ -70,6 +70,7 @@ class UserTurns:
             self._activity.barge_in.disarm()
         if activity.recognition is not None and isinstance(activity.llm, RealtimeModel):
             activity.replies.user_stopped(activity.recognition.last_speaking_time)
+        activity.session._spans.describe_user(info.span)
         turn = _Turn(info, _message(info, activity))
         coro = self._complete(turn, self._latest, skip_reply=skip_reply)
         task = self._latest = activity.create_speech_task(coro, name="user turn completed")
