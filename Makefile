@@ -9,6 +9,7 @@
 #   make format                 apply the formatter and the safe lint fixes
 #   make e2e                    calls in rooms of a real LiveKit server, which is built once with Go
 #   make port                   the fix for the published package, before and after
+#   make plugins                published plugins, unmodified, on this package
 #   make bench                  time and memory beside the published package
 #   make bench-closing          how sessions close when something hangs, beside the published package
 #   make PYTHON=python3.12 ...  choose the interpreter (the first time, or after `make clean`)
@@ -27,10 +28,10 @@ READY := $(VENV)/.installed
 SOURCES := livekit-agents livekit-plugins tests $(wildcard examples benchmarks) upstream
 TYPED := livekit-agents/livekit/agents $(wildcard livekit-plugins/*/livekit/plugins/*) $(wildcard upstream/*.py)
 
-.PHONY: help setup demo test e2e check format bench bench-closing port clean
+.PHONY: help setup demo test e2e check format bench bench-closing port plugins clean
 
 help:
-	@sed -n 's/^#\( \{0,1\}\)//p' Makefile | head -14
+	@sed -n 's/^#\( \{0,1\}\)//p' Makefile | head -15
 
 setup: $(READY)
 
@@ -73,5 +74,8 @@ bench-closing: $(READY)
 port: $(READY)
 	@$(PY) upstream/prove.py $(ARGS)
 
+plugins: $(READY)
+	@$(PY) tests/plugins/prove.py $(ARGS)
+
 clean:
-	rm -rf $(VENV) .venv-port out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-port .venv-plugins out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,68 @@
+"""What is known of single models, and whose it is: (model, aspect) -> reason.
+
+Aspects are "built", the calls "unreachable", "unauthorized" and "silent", and of the latter "close",
+"connected" and "released".
+"""
+
+from __future__ import annotations
+
+_PREWARM = (
+    "what is left is the request with which the plugin warms up its own HTTP client; it ends with "
+    "that client's timeout"
+)
+_KEPT = (
+    "the plugin keeps one connection for all speech of a model; it is the model's, not the "
+    "session's, and ends when the model or the job's HTTP session is closed"
+)
+_SLOW_GOODBYE = "the same, and its `aclose()` waits for the provider's goodbye for longer than 5 s"
+_TRIES_ON = "its client goes on trying for longer than 10 s; the session closes when it is asked to"
+_NATIVE = (
+    "dials in native code (gRPC or an SDK), which can't be brought to the provider of this run; "
+    "the session closes all the same"
+)
+_NATIVE_SOCKET = "the socket belongs to the native code of the provider's SDK"
+
+KNOWN: dict[tuple[str, str], str] = {
+    ("aws.STT", "built"): "needs Python 3.12 and an optional package of AWS",
+    (
+        "langchain.LLMAdapter",
+        "unreachable",
+    ): "needs no provider: a graph with a local model answers",
+    (
+        "langchain.LLMAdapter",
+        "unauthorized",
+    ): "needs no provider: a graph with a local model answers",
+    ("langchain.LLMAdapter", "connected"): "needs no provider: a graph with a local model answers",
+    **{
+        (name, "released"): _PREWARM
+        for name in ("anthropic.LLM", "google.LLM", "mistralai.LLM", "speechify.TTS")
+    },
+    **{
+        (name, "released"): _KEPT
+        for name in (
+            "assemblyai.TTS",
+            "bland.TTS",
+            "inworld.TTS",
+            "slng.STT",
+            "upliftai.TTS",
+            "vakyam.TTS",
+        )
+    },
+    **{
+        (name, aspect): _SLOW_GOODBYE
+        for name in ("elevenlabs.TTS", "palabra.TTS", "soniox.TTS")
+        for aspect in ("released", "silent")
+    },
+    **{
+        (name, "unreachable"): _TRIES_ON
+        for name in ("aws.LLM", "fal.STT", "google.LLM", "ultravox.RealtimeModel")
+    },
+    ("google.beta.GeminiTTS", "unreachable"): _TRIES_ON,
+    **{
+        (name, aspect): _NATIVE
+        for name in ("google.STT", "google.TTS", "nvidia.STT", "nvidia.TTS", "aws.TTS")
+        for aspect in ("unreachable", "unauthorized", "connected")
+    },
+    ("azure.STT", "unreachable"): _NATIVE,
+    ("azure.STT", "released"): _NATIVE_SOCKET,
+}

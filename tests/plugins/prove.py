@@ -1,0 +1,256 @@
+"""Runs the published plugins, as they are, on this tree's `livekit-agents`.
+
+    make plugins                         all of them
+    make plugins ARGS="deepgram openai"  some
+    make plugins ARGS=--write            and keep the table in docs/plugins.md
+
+They are installed from the package index into a virtual environment of their own (.venv-plugins),
+with this tree as their `livekit-agents`. Each is imported, all its models are built, and each model
+takes part in three calls through a real session: its provider can't be reached, turns it away, or
+takes the connection and says nothing while a tool hangs and the caller hangs up. No line of a
+plugin is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from known import KNOWN
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+VENV = ROOT / ".venv-plugins"
+LIST = HERE / "published.txt"
+DOCUMENT = ROOT / "docs" / "plugins.md"
+NEEDED = ("trustme>=1.2", "pytest>=8.2")
+TIMEOUT = 150.0
+"""Seconds for one plugin."""
+
+CLOSED_WITHIN = 7.5
+"""Seconds in which a forced close promises its event."""
+
+RELEASED_WITHIN = 5.5
+"""Seconds after a hang-up in which no connection may be left."""
+
+
+@dataclass
+class Plugin:
+    """A line of the list."""
+
+    package: str
+    version: str
+    module: str
+
+
+@dataclass
+class Line:
+    """A line of the table."""
+
+    plugin: Plugin
+    model: str
+    cells: list[str]
+    problems: list[str] = field(default_factory=list)
+    """What is wrong and not known."""
+    notes: list[str] = field(default_factory=list)
+    """What is wrong and known, with the reason."""
+
+
+def read_list() -> list[Plugin]:
+    """The plugins that are to be run."""
+    plugins = []
+    for line in LIST.read_text().splitlines():
+        match = re.match(r"livekit-plugins-(\S+)==(\S+)(?:\s+# import (\w+))?", line)
+        if match:
+            name, version, module = match.groups()
+            plugins.append(Plugin(name, version, module or name.replace("-", "_")))
+    return plugins
+
+
+def install() -> Path:
+    """Make the environment, or bring it up to date."""
+    python = VENV / "bin" / "python"
+    uv = shutil.which("uv") or str(Path(sys.executable).parent / "uv")
+    if not Path(uv).exists():
+        uv = ""
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
+    pip = [uv, "pip", "install", "-q", "--python", str(python)]
+    if not uv:
+        pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    package = str(ROOT / "livekit-agents")
+    subprocess.run([*pip, "-r", str(LIST), *NEEDED, "-e", package], check=True)
+    return python
+
+
+def probe(python: Path, plugin: Plugin) -> dict[str, Any]:
+    """Run one plugin in a process of its own."""
+    command = [str(python), str(HERE / "probe.py"), plugin.module]
+    environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT, env=environment, check=False
+        )
+        report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        return {"failure": f"did not end within {TIMEOUT:g} s"}
+    except (IndexError, ValueError):
+        last = done.stderr.strip().splitlines()[-1:] or ["no output"]
+        return {"failure": f"the process ended with {done.returncode}: {last[0]}"}
+    return report
+
+
+def run(python: Path, plugin: Plugin) -> list[Line]:
+    """The lines of a plugin. Time is real here: what fails is tried once more before it counts."""
+    lines = list(judge(plugin, probe(python, plugin)))
+    if any(line.problems for line in lines):
+        lines = list(judge(plugin, probe(python, plugin)))
+    return lines
+
+
+def judge(plugin: Plugin, report: dict[str, Any]) -> Iterator[Line]:
+    """One line for each model, or one for a plugin that has none."""
+    if report["failure"]:
+        yield Line(plugin, "–", ["no"], [report["failure"]])
+        return
+    rows = report["rows"]
+    for row in rows:
+        yield _judge_model(plugin, row)
+    if not rows:
+        yield Line(plugin, "–", ["imports"])
+
+
+def _judge_model(plugin: Plugin, row: dict[str, Any]) -> Line:
+    name = f"{plugin.module}.{row['name']}"
+    line = Line(plugin, f"{row['name']} ({row['kind']})", ["built" if row["built"] else "no"])
+    if not row["built"]:
+        _note(line, name, "built", row["complaint"])
+        return line
+    if not row["calls"]:
+        return line
+    for behaviour in ("unreachable", "unauthorized"):
+        line.cells.append(_failing(line, name, behaviour, row["calls"][behaviour]))
+    line.cells += _hanging(line, name, row["calls"]["silent"])
+    return line
+
+
+def _failing(line: Line, name: str, behaviour: str, call: dict[str, Any]) -> str:
+    """What came of a call whose model fails."""
+    if call["failure"]:
+        _note(line, name, behaviour, call["failure"])
+        return "no"
+    if call["by_itself"]:
+        return f"`{call['errors'][-1]}`, closes after {call['seconds']:.1f} s"
+    if call["seconds"] > CLOSED_WITHIN:
+        _note(line, name, behaviour, f"the close took {call['seconds']:.1f} s")
+    else:
+        _note(
+            line, name, behaviour, f"no final error in 10 s, then closes in {call['seconds']:.1f} s"
+        )
+    return "closes when asked"
+
+
+def _hanging(line: Line, name: str, call: dict[str, Any]) -> list[str]:
+    """What came of a call whose provider is silent: connections, close, release."""
+    if call["failure"]:
+        _note(line, name, "silent", call["failure"])
+    if call["seconds"] > CLOSED_WITHIN or not call["reason"]:
+        _note(line, name, "close", f"the close took {call['seconds']:.1f} s")
+    kind = "websocket" if call["websockets"] else "HTTP" if call["connected"] else "none"
+    tool = " + tool" if call["wedged"] else ""
+    if not call["connected"]:
+        _note(line, name, "connected", "no connection was seen at the provider")
+        return [f"{kind}{tool}", f"{call['seconds']:.1f} s", "–"]
+    released = call["released"]
+    if not 0 <= released <= RELEASED_WITHIN:
+        late = f"after {released:.1f} s" if released >= 0 else "not within 11 s"
+        _note(line, name, "released", f"its connection ended {late}")
+        return [f"{kind}{tool}", f"{call['seconds']:.1f} s", late]
+    return [f"{kind}{tool}", f"{call['seconds']:.1f} s", f"{released:.1f} s"]
+
+
+def _note(line: Line, name: str, aspect: str, what: str) -> None:
+    reason = KNOWN.get((name, aspect))
+    if reason is None:
+        line.problems.append(f"{aspect}: {what}")
+    else:
+        line.notes.append(reason)
+
+
+HEAD = (
+    "| plugin | version | model | built | unreachable | turned away | silent: connected by "
+    "| close event | connections gone |\n|---|---|---|---|---|---|---|---:|---:|"
+)
+
+
+def table(lines: list[Line]) -> str:
+    """Markdown, with numbered notes under it."""
+    notes: dict[str, int] = {}
+    rows = [HEAD]
+    before = ""
+    for line in lines:
+        marks = ""
+        for note in line.notes:
+            marks += f" [{notes.setdefault(note, len(notes) + 1)}]"
+        package = line.plugin.package
+        first = [package, line.plugin.version] if package != before else ["", ""]
+        before = package
+        cells = [*first, line.model + marks, *line.cells]
+        rows.append("| " + " | ".join(cells + [""] * (9 - len(cells))) + " |")
+    rows.append("")
+    rows += [f"{number}. {note}" for note, number in notes.items()]
+    return "\n".join(rows) + "\n"
+
+
+def write(text: str) -> None:
+    """Put the table into the document, between its two marks."""
+    document = DOCUMENT.read_text()
+    begin, end = "<!-- table -->\n", "<!-- end of the table -->\n"
+    head, rest = document.split(begin)
+    DOCUMENT.write_text(head + begin + "\n" + text + "\n" + end + rest.split(end)[1])
+
+
+def main() -> int:
+    """Install, run, print; 1 if anything is wrong that is not known."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("plugins", nargs="*", help="names such as deepgram; all by default")
+    parser.add_argument("--write", action="store_true", help=f"keep the table in {DOCUMENT.name}")
+    parser.add_argument("--jobs", type=int, default=6, help="plugins at a time; they mostly wait")
+    options = parser.parse_args()
+    began = time.monotonic()
+    python = install()
+    installed = time.monotonic()
+    wanted = [p for p in read_list() if not options.plugins or p.package in options.plugins]
+    lines: list[Line] = []
+    with ThreadPoolExecutor(options.jobs) as side_by_side:
+        for new in side_by_side.map(lambda plugin: run(python, plugin), wanted):
+            lines += new
+    text = table(lines)
+    print(text)
+    bad = [(line, problem) for line in lines for problem in line.problems]
+    for line, problem in bad:
+        print(f"FAILED {line.plugin.package} {line.model}: {problem}")
+    if options.write and not options.plugins:
+        write(text)
+    good = len(lines) - len({id(line) for line, _ in bad})
+    print(
+        f"{len(wanted)} plugins, {len(lines)} models: installed in {installed - began:.0f} s, "
+        f"run in {time.monotonic() - installed:.0f} s"
+    )
+    print(f"{good} passed, {len(lines) - good} failed")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
