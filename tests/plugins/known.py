@@ -58,6 +58,7 @@ KNOWN: dict[tuple[str, str], str] = {
         for name in ("aws.LLM", "fal.STT", "google.LLM", "ultravox.RealtimeModel")
     },
     ("google.beta.GeminiTTS", "unreachable"): _TRIES_ON,
+    **{(f"mistralai.{name}", "unreachable"): _TRIES_ON for name in ("STT", "TTS", "LLM")},
     **{
         (name, aspect): _NATIVE
         for name in ("google.STT", "google.TTS", "nvidia.STT", "nvidia.TTS", "aws.TTS")
