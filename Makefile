@@ -10,6 +10,7 @@
 #   make e2e                    calls in rooms of a real LiveKit server, which is built once with Go
 #   make port                   the fix for the published package, before and after
 #   make plugins                published plugins, unmodified, on this package
+#   make parity                 the same calls with the published package: what differs
 #   make bench                  time and memory beside the published package
 #   make bench-closing          how sessions close when something hangs, beside the published package
 #   make PYTHON=python3.12 ...  choose the interpreter (the first time, or after `make clean`)
@@ -25,13 +26,13 @@ PLUGINS := $(sort $(dir $(wildcard livekit-plugins/*/pyproject.toml)))
 PACKAGES := livekit-agents $(PLUGINS:%/=%)
 READY := $(VENV)/.installed
 
-SOURCES := livekit-agents livekit-plugins tests $(wildcard examples benchmarks) upstream
+SOURCES := livekit-agents livekit-plugins tests $(wildcard examples benchmarks) parity upstream
 TYPED := livekit-agents/livekit/agents $(wildcard livekit-plugins/*/livekit/plugins/*) $(wildcard upstream/*.py)
 
-.PHONY: help setup demo test e2e check format bench bench-closing port plugins clean
+.PHONY: help setup demo test e2e check format bench bench-closing parity port plugins clean
 
 help:
-	@sed -n 's/^#\( \{0,1\}\)//p' Makefile | head -15
+	@sed -n 's/^#\( \{0,1\}\)//p' Makefile | head -16
 
 setup: $(READY)
 
@@ -70,6 +71,9 @@ bench: $(READY)
 
 bench-closing: $(READY)
 	@$(PY) benchmarks/closing.py $(ARGS)
+
+parity: $(READY)
+	@$(PY) parity/run.py $(ARGS)
 
 port: $(READY)
 	@$(PY) upstream/prove.py $(ARGS)

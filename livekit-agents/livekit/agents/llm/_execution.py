@@ -87,7 +87,7 @@ def make_function_call_output(
         text = output_text(value)
     except (TypeError, ValueError, RecursionError) as e:
         logger.error(
-            "the tool %r returned a %s, which can't be shown to a model: %s",
+            "the tool %r returned a value of type %s, which can't be shown to a model: %s",
             fnc_call.name,
             type(value).__name__,
             e,

@@ -1,0 +1,90 @@
+"""Differences from the published package that are meant, and why."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+
+@dataclass(frozen=True)
+class Meant:
+    """One difference: where it shows, in which lines, and why it is so."""
+
+    part: str
+    scene: str
+    lines: str
+    reason: str
+
+    def covers(self, part: str, scene: str, line: str) -> bool:
+        """Whether `line` of a comparison ("-" theirs, "+" ours) is this difference."""
+        return (
+            part == self.part
+            and fnmatchcase(scene, self.scene)
+            and re.search(self.lines, line) is not None
+        )
+
+
+MEANT = [
+    Meant(
+        "conversations",
+        "a_model_that_fails",
+        r"\+ agent_state_changed .*thinking",
+        "the last reply that fails is thought about as those before it are",
+    ),
+    Meant(
+        "turns",
+        "turns_by_hand",
+        r"- .* role=user interrupted=False",
+        "a turn without words leaves no empty message in the history",
+    ),
+    Meant(
+        "turns",
+        "not_to_be_interrupted",
+        r"\+ .* text_content=unheard",
+        "what is said over a speech that can't be interrupted gets no reply, but isn't lost",
+    ),
+    Meant(
+        "turns",
+        "a_tool_without_its_argument",
+        r"Error parsing arguments for `demanding`",
+        "the model is told what is wrong with its arguments, without the address of a manual",
+    ),
+    Meant(
+        "turns",
+        "*",
+        r"- speaker: resume",
+        "a speaker is told to resume when there is something to play",
+    ),
+    Meant(
+        "providers",
+        "stt: lost between words",
+        r"",
+        "a transcript proves that the connection works: only failures in a row use up the retries",
+    ),
+    Meant(
+        "providers",
+        "stt: another sample rate",
+        r"- metrics",
+        "a frame that can't be used is refused before anything is sent",
+    ),
+    Meant(
+        "providers",
+        "tts*: broken",
+        r"error tts_error ValueError final|- metrics .*'audio_duration': 0.0",
+        "an unexpected exception is told as an error event too, and nothing spoken has no metrics",
+    ),
+    Meant(
+        "functions",
+        "contexts",
+        r" aws: ",
+        "a tool's output that is an error is sent to Bedrock as one",
+    ),
+    Meant(
+        "functions",
+        "sentences",
+        r"[?-] 你好。|\+ 你好。",
+        "sentences of languages without spaces are joined without them",
+    ),
+    Meant("functions", "events", r"CloseEvent", "`CloseEvent.report` tells how the close went"),
+]
