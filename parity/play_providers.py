@@ -39,6 +39,10 @@ UNSTEADY = {"timestamp", "duration", "ttft", "ttfb", "label", "segment_id", "spe
 }
 
 
+OURS = {"lost_audio_duration", "replayed_audio_duration"}
+"""Fields of metrics that the published package doesn't have."""
+
+
 class Notes:
     """What a scene notices."""
 
@@ -61,7 +65,7 @@ class Notes:
         steady = {
             key: round(value, 1) if isinstance(value, float) else value
             for key, value in sorted(metrics.model_dump().items())
-            if key not in UNSTEADY
+            if key not in UNSTEADY | OURS
         }
         self(f"metrics{name}", steady)
 
