@@ -120,7 +120,9 @@ async def local_gateway(rules: RulesLLM) -> AsyncIterator[GatewayCall]:
 
 def _answer_by(rules: RulesLLM) -> Callable[[dict[str, Any]], AsyncIterator[Delta]]:
     async def answer(body: dict[str, Any]) -> AsyncIterator[Delta]:
-        text, call = rules._answer(_context_of(body), may_call=body.get("tool_choice") != "none")
+        offered = {tool["function"]["name"] for tool in body.get("tools", ())}
+        may_call = body.get("tool_choice") != "none"
+        text, call = rules._answer(_context_of(body), offered, may_call=may_call)
         for word in text.split():
             await asyncio.sleep(0.01)
             yield Delta(f"{word} ")
