@@ -1,7 +1,7 @@
 """A language model made of rules: honest, predictable, offline. Replace it by any `llm.LLM`.
 
 It looks at the last thing that happened: a user message is answered by the first rule whose words it
-contains and whose tool is on offer; a tool result is spoken as the rule of that tool says. Nothing is
+contains and whose tool is on offer (all are, where nobody says which); a tool result is spoken as the rule of that tool says. Nothing is
 learned or guessed.
 """
 
@@ -83,7 +83,7 @@ class RulesLLM(llm.LLM[str]):
         extra_kwargs: NotGivenOr[dict[str, Any]] = NOT_GIVEN,
     ) -> llm.LLMStream:
         """Answer the conversation."""
-        offered = {tool.id for tool in tools or ()}
+        offered = {tool.id for tool in tools} if tools is not None else None
         text, call = self._answer(chat_ctx, offered, may_call=tool_choice != "none")
         return _RulesStream(
             self,
@@ -95,7 +95,7 @@ class RulesLLM(llm.LLM[str]):
         )
 
     def _answer(
-        self, chat_ctx: ChatContext, offered: set[str], *, may_call: bool
+        self, chat_ctx: ChatContext, offered: set[str] | None, *, may_call: bool
     ) -> tuple[str, llm.FunctionToolCall | None]:
         last = next(
             (
@@ -112,8 +112,9 @@ class RulesLLM(llm.LLM[str]):
             return text, None
         said = (last.text_content or "").lower() if isinstance(last, llm.ChatMessage) else ""
         for rule in self._rules:
-            if rule.tool is not None and may_call and rule.tool not in offered:
-                continue
+            if offered is not None and rule.tool is not None and may_call:
+                if rule.tool not in offered:
+                    continue
             if any(re.search(words, said) for words in rule.words):
                 call = None
                 if rule.tool is not None and may_call:
