@@ -1,8 +1,8 @@
 """A language model made of rules: honest, predictable, offline. Replace it by any `llm.LLM`.
 
 It looks at the last thing that happened: a user message is answered by the first rule whose words it
-contains and whose tool is on offer (all are, where nobody says which); a tool result is spoken as the rule of that tool says. Nothing is
-learned or guessed.
+contains and whose tool is on offer (all are, where nobody says which); a tool result is spoken as the
+rule of that tool says. Nothing is learned or guessed.
 """
 
 from __future__ import annotations
@@ -112,9 +112,9 @@ class RulesLLM(llm.LLM[str]):
             return text, None
         said = (last.text_content or "").lower() if isinstance(last, llm.ChatMessage) else ""
         for rule in self._rules:
-            if offered is not None and rule.tool is not None and may_call:
-                if rule.tool not in offered:
-                    continue
+            on_offer = offered is None or rule.tool is None or rule.tool in offered
+            if may_call and not on_offer:
+                continue
             if any(re.search(words, said) for words in rule.words):
                 call = None
                 if rule.tool is not None and may_call:
