@@ -23,7 +23,7 @@ from ...voice.room_io._pre_connect_audio import PreConnectAudioHandler
 from ...voice.room_io._side_channels import UserTranscripts
 from ...voice.room_io._transcription import _ParticipantTranscriptionOutput
 from ...voice.room_io.linking import ParticipantLink
-from ...voice.room_io.room_io import PUBLISH_RETRIES
+from ...voice.room_io.publishing import PublishWhenLinked
 from ...voice.room_io.types import (
     DEFAULT_CLOSE_ON_DISCONNECT_REASONS,
     AudioInputOptions,
@@ -126,8 +126,7 @@ class TranslationRoomIO:
         self._speaker_transcript: _ParticipantTranscriptionOutput | None = None
         self._speaker_transcripts: UserTranscripts | None = None
         self._translation: _ParticipantTranscriptionOutput | None = None
-        self._ready: asyncio.Future[None] | None = None
-        self._changed: asyncio.Future[None] | None = None
+        self._publishing: PublishWhenLinked | None = None
         self._started = self._closed = False
 
     # -- what it has ------------------------------------------------------------------------------
@@ -178,10 +177,9 @@ class TranslationRoomIO:
             RuntimeError: It is not started, or is closed meanwhile, or the track could not be
                 published.
         """
-        if self._ready is None:
+        if self._publishing is None:
             raise RuntimeError("TranslationRoomIO is not started: call start() first")
-        await asyncio.wait((self._ready,))
-        self._ready.result()
+        await self._publishing.wait_until_ready()
 
     # -- start ------------------------------------------------------------------------------------
 
@@ -196,14 +194,21 @@ class TranslationRoomIO:
         if self._started:
             raise RuntimeError("TranslationRoomIO was started before; make a new one")
         self._started = True
-        self._ready = asyncio.get_running_loop().create_future()
-        self._ready.add_done_callback(_retrieve)
+        self._publishing = PublishWhenLinked(
+            self._room,
+            self._link,
+            owner="TranslationRoomIO",
+            track_name="the track of the translation",
+        )
         self._build_input()
         self._build_outputs()
         for event, handler in self._room_handlers().items():
             self._room.on(event, handler)  # type: ignore[arg-type]
         self._session.on("user_input_transcribed", self._on_user_input)
-        self._scope.spawn(self._publish_when_linked(), name="translation room io: first link")
+        self._scope.spawn(
+            self._publishing.run(self._audio_output, self._translation),
+            name="translation room io: first link",
+        )
         if self._link.wanted is not None:
             self._bind(self._link.wanted)
         self._look_around()
@@ -265,38 +270,6 @@ class TranslationRoomIO:
             "disconnected": self._on_room_disconnected,
         }
 
-    async def _publish_when_linked(self) -> None:
-        """The translation is published only when there is somebody to translate."""
-        assert self._ready is not None
-        while self._link.linked is None:
-            self._changed = asyncio.get_running_loop().create_future()
-            await asyncio.wait((self._changed,))
-        if self._translation is not None:
-            self._translation.set_participant(self._room.local_participant.identity)
-        if self._audio_output is not None:
-            try:
-                await self._publish(self._audio_output)
-            except Exception as error:
-                logger.exception("the track of the translation could not be published")
-                self._audio_output.fail(error)
-                if not self._ready.done():
-                    self._ready.set_exception(
-                        RuntimeError(f"the translation could not be published: {error}")
-                    )
-                return
-        if not self._ready.done():
-            self._ready.set_result(None)
-
-    async def _publish(self, output: _ParticipantAudioOutput) -> None:
-        for delay in PUBLISH_RETRIES:
-            try:
-                await output.start()
-                return
-            except Exception as error:
-                logger.warning("publishing the translation failed (%s), trying again", error)
-                await asyncio.sleep(delay)
-        await output.start()
-
     # -- who is translated ------------------------------------------------------------------------
 
     def set_track(self, track_sid: str) -> None:
@@ -348,8 +321,8 @@ class TranslationRoomIO:
         self._session._speaker_changed()
         self._bind(participant.identity)
         logger.info("translating a participant", extra={"participant": participant.identity})
-        if self._changed is not None and not self._changed.done():
-            self._changed.set_result(None)
+        if self._publishing is not None:
+            self._publishing.linked()
 
     def _bind(self, identity: str) -> None:
         for follower in (self._audio_input, self._speaker_transcript):
@@ -410,10 +383,8 @@ class TranslationRoomIO:
         self._closed = True
         self._link.linked = None
         self._detach()
-        if self._ready is not None and not self._ready.done():
-            self._ready.set_exception(
-                RuntimeError("TranslationRoomIO was closed before it was ready")
-            )
+        if self._publishing is not None:
+            self._publishing.close()
         parts: list[tuple[str, Any]] = [
             ("room audio input", self._audio_input),
             ("room audio output", self._audio_output),
@@ -448,16 +419,10 @@ class TranslationRoomIO:
                 logger.exception("TranslationRoomIO could not let go of its room")
 
     async def _end_speaker_transcript(self) -> list[Survivor]:
-        assert self._speaker_transcripts is not None and self._speaker_transcript is not None
-        share = self._session._budgets.teardown / 4
-        drain = share if self._room.isconnected() else 0.0
-        survivors = await self._speaker_transcripts.aclose(drain)
-        return survivors + await self._speaker_transcript.aclose(share)
-
-
-def _retrieve(future: asyncio.Future[None]) -> None:
-    if not future.cancelled():
-        future.exception()
+        assert self._speaker_transcripts is not None
+        return await self._speaker_transcripts.aclose(
+            self._session._budgets.teardown / 2, drain=self._room.isconnected()
+        )
 
 
 __all__ = ["TranslationRoomIO", "TranslationRoomOptions"]

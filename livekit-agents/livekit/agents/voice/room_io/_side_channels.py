@@ -75,14 +75,19 @@ class UserTranscripts:
             if event.is_final:
                 self._output.flush()
 
-    async def aclose(self, drain: float) -> list[Survivor]:
-        """Send what waits, for `drain` seconds at most, and stop. Bounded."""
+    async def aclose(self, timeout: float, *, drain: bool) -> list[Survivor]:
+        """End the output, too. Bounded.
+
+        Args:
+            timeout: Seconds.
+            drain: Give what waits to be sent half of that time.
+        """
         self._events.close()
         try:
-            await wait_until(self._forwarding, drain)
+            await wait_until(self._forwarding, timeout / 2 if drain else 0.0)
         finally:
             self._scope.cancel_soon()
-        return await self._scope.cancel(0.25)
+        return await self._scope.cancel(0.25) + await self._output.aclose(timeout / 2)
 
 
 class ChatInput:

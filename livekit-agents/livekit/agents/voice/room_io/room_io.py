@@ -13,7 +13,6 @@ from ...job import DEFAULT_PARTICIPANT_KINDS
 from ...log import logger
 from ...telemetry import trace_types
 from ...telemetry.rpc import install as trace_rpcs
-from ...telemetry.traces import tracer
 from ...types import NOT_GIVEN, NotGivenOr
 from ...utils import is_given
 from ...utils.aio import Survivor, TaskScope
@@ -26,6 +25,7 @@ from ._pre_connect_audio import PreConnectAudioHandler
 from ._side_channels import AgentStateAttribute, ChatInput, RoomDeletion, UserTranscripts
 from ._transcription import _ParticipantTranscriptionOutput
 from .linking import ParticipantLink
+from .publishing import PublishWhenLinked
 from .types import (
     DEFAULT_CLOSE_ON_DISCONNECT_REASONS,
     RoomInputOptions,
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     from ..io import AudioOutput, TextOutput
 
 _Participant = rtc.RemoteParticipant
-
-PUBLISH_RETRIES = (0.5, 1.0, 2.0)
-"""Seconds before each further try to publish the agent's track."""
 
 
 class RoomIO:
@@ -100,8 +97,7 @@ class RoomIO:
         self._chat: ChatInput | None = None
         self._state_attribute = AgentStateAttribute(room)
         self._deletion = RoomDeletion()
-        self._changed: asyncio.Future[None] | None = None
-        self._ready: asyncio.Future[None] | None = None
+        self._publishing: PublishWhenLinked | None = None
         self._absence: asyncio.TimerHandle | None = None
         self._started = self._closed = False
 
@@ -163,10 +159,9 @@ class RoomIO:
             RuntimeError: It is not started, or is closed meanwhile, or the agent's track could not
                 be published.
         """
-        if self._ready is None:
+        if self._publishing is None:
             raise RuntimeError("RoomIO is not started: call start() first")
-        await asyncio.wait((self._ready,))
-        self._ready.result()
+        await self._publishing.wait_until_ready()
 
     # -- start ------------------------------------------------------------------------------------
 
@@ -182,15 +177,23 @@ class RoomIO:
         if self._started:
             raise RuntimeError("RoomIO was started before; make a new one")
         self._started = True
-        self._ready = asyncio.get_running_loop().create_future()
-        self._ready.add_done_callback(_retrieve)
+        self._publishing = PublishWhenLinked(
+            self._room,
+            self._link,
+            owner="RoomIO",
+            track_name="the agent's track",
+            trace_context=trace_context,
+        )
         self._build_inputs(trace_context)
         self._build_outputs()
         for event, handler in self._room_handlers().items():
             self._room.on(event, handler)  # type: ignore[arg-type]
         if self._room.isconnected():
             self._on_connection_state(self._room.connection_state)
-        self._scope.spawn(self._publish_when_linked(trace_context), name="room io: first link")
+        self._scope.spawn(
+            self._publishing.run(self._audio_output, self._agent_transcript),
+            name="room io: first link",
+        )
         self._attach()
         if self._link.wanted is not None:
             self._bind(self._link.wanted)
@@ -274,43 +277,6 @@ class RoomIO:
             "close": self._on_session_close,
         }
 
-    async def _publish_when_linked(self, trace_context: Any) -> None:
-        """The agent's track is published only when there is somebody to hear it."""
-        assert self._ready is not None
-        filtered = {trace_types.ATTR_ROOM_IO_PARTICIPANT_FILTER: self._link.wanted is not None}
-        with tracer.detached_span(
-            "wait_for_participant", context=trace_context, attributes=filtered
-        ):
-            while self._link.linked is None:
-                self._changed = asyncio.get_running_loop().create_future()
-                await asyncio.wait((self._changed,))
-        if self._agent_transcript is not None:
-            self._agent_transcript.set_participant(self._room.local_participant.identity)
-        if self._audio_output is not None:
-            try:
-                await self._publish(self._audio_output, trace_context)
-            except Exception as error:
-                logger.exception("the agent's track could not be published: it is not heard")
-                self._audio_output.fail(error)
-                if not self._ready.done():
-                    self._ready.set_exception(
-                        RuntimeError(f"the agent's track could not be published: {error}")
-                    )
-                return
-        if not self._ready.done():
-            self._ready.set_result(None)
-
-    async def _publish(self, output: _ParticipantAudioOutput, trace_context: Any) -> None:
-        """A publish may fail while the room reconnects: it is tried again."""
-        for delay in PUBLISH_RETRIES:
-            try:
-                await output.start(trace_context=trace_context)
-                return
-            except Exception as error:
-                logger.warning("publishing the agent's track failed (%s), trying again", error)
-                await asyncio.sleep(delay)
-        await output.start(trace_context=trace_context)
-
     # -- linking ----------------------------------------------------------------------------------
 
     def set_participant(self, participant_identity: str | None) -> None:
@@ -349,8 +315,8 @@ class RoomIO:
         self._session._on_room_io_participant_linked(participant)
         self._bind(participant.identity)
         logger.info("RoomIO linked to participant", extra={"participant": participant.identity})
-        if self._changed is not None and not self._changed.done():
-            self._changed.set_result(None)
+        if self._publishing is not None:
+            self._publishing.linked()
 
     def _bind(self, identity: str | None) -> None:
         """Point everything that concerns the user at an identity."""
@@ -485,8 +451,8 @@ class RoomIO:
         self._link.linked = None
         self._stop_absence()
         self._detach()
-        if self._ready is not None and not self._ready.done():
-            self._ready.set_exception(RuntimeError("RoomIO was closed before it was ready"))
+        if self._publishing is not None:
+            self._publishing.close()
         parts: list[tuple[str, Any]] = [
             ("room audio input", self._audio_input),
             ("room video input", self._video_input),
@@ -525,11 +491,10 @@ class RoomIO:
                 logger.exception("RoomIO could not let go of its room")
 
     async def _end_user_transcript(self) -> list[Survivor]:
-        assert self._user_transcripts is not None and self._user_transcript is not None
-        share = self._budgets().teardown / 4
-        drain = share if self._room.isconnected() else 0.0
-        survivors = await self._user_transcripts.aclose(drain)
-        return survivors + await self._user_transcript.aclose(share)
+        assert self._user_transcripts is not None
+        return await self._user_transcripts.aclose(
+            self._budgets().teardown / 2, drain=self._room.isconnected()
+        )
 
     async def _end_agent_transcript(self) -> list[Survivor]:
         assert self._agent_transcript is not None
@@ -540,11 +505,6 @@ class RoomIO:
 
     async def _wait_for_deletion(self) -> None:
         await self._deletion.wait(self._budgets().teardown / 2)
-
-
-def _retrieve(future: asyncio.Future[None]) -> None:
-    if not future.cancelled():
-        future.exception()
 
 
 def _name_of(reason: Any) -> str:
