@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from .ipc.inference_executor import InferenceExecutor
+    from .ipc.job_end import SessionInJob
     from .observability import Tagger
     from .simulation import SimulationContext
     from .voice import AgentSession
@@ -279,7 +280,7 @@ class JobContext:
         self._participants = ParticipantEntrypoints(self, room, job_id=info.job.id)
         self._requests = RoomRequests(lambda: self.api, fake=info.fake_job, job_id=info.job.id)
         self._primary_agent_session: AgentSession[Any] | None = None
-        self._session_shutdown_registered: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._session_shutdown_registered: weakref.WeakSet[SessionInJob] = weakref.WeakSet()
         self._log_fields: dict[str, Any] = {}
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._api: api.LiveKitAPI | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..log import logger
 from ..telemetry import trace_types
@@ -22,14 +22,29 @@ from .supervision import JobEndBudgets
 
 if TYPE_CHECKING:
     from ..job import JobContext
-    from ..voice import AgentSession
 
-__all__ = ["WORKER_LOST", "EndCause", "JobEnd"]
+__all__ = ["WORKER_LOST", "EndCause", "JobEnd", "SessionInJob"]
 
 WORKER_LOST = JobEndBudgets(
     entrypoint=0.5, session=15.0, session_end=5.0, report=0.0, callbacks=5.0, telemetry=2.0
 )
 """When the worker is gone nobody waits for the job, and nobody would end it either."""
+
+
+class SessionInJob(Protocol):
+    """A session that ends with its job at the latest."""
+
+    async def _close_with_job(self) -> None:
+        """Close, and return when it is closed."""
+
+    def _cut_close_short(self) -> None:
+        """The close takes too long: cut off whatever has not settled."""
+
+    def _close_held_by(self) -> str | None:
+        """What the close still waits for, in words; None when it waits for nothing."""
+
+    def _models(self) -> list[Any]:
+        """The models it has used and does not close itself."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +153,7 @@ class JobEnd:
     async def _close_sessions(self) -> None:
         """Close all sessions side by side. When their time is over the close is forced."""
         self._steps.announce("closing the session")
-        sessions = list(self._ctx._session_shutdown_registered)
+        sessions: list[SessionInJob] = list(self._ctx._session_shutdown_registered)
         scope = TaskScope("end of the job: closing the session")
         closing = [
             scope.spawn(self._close_session(session), name="close session") for session in sessions
@@ -149,28 +164,20 @@ class JobEnd:
         logger.warning(
             "the session did not close within %g s, its close is forced", self._budgets.session
         )
-        for close in (session._close for session in sessions):
-            if close is not None:
-                close.cut_short("the end of the job")
+        for session in sessions:
+            session._cut_close_short()
         if not await wait_until(late, self._budgets.session_forced):
             return
         for session in sessions:
-            if session._is_closing and session._close is not None:
+            if holder := session._close_held_by():
                 logger.error(
-                    "the session can't be closed and is left behind; it is held by: %s",
-                    session._close.held_by() or "an unknown task",
+                    "the session can't be closed and is left behind; it is held by: %s", holder
                 )
         await scope.cancel(0.0)
 
-    async def _close_session(self, session: AgentSession[Any]) -> None:
-        if session is self._ctx._primary_agent_session:
-            await session.aclose()
-            return
-        from ..voice.events import CloseReason
-
-        session._close_soon(reason=CloseReason.JOB_SHUTDOWN)
-        if session._closing_task is not None:
-            await asyncio.wait((session._closing_task,))
+    async def _close_session(self, session: SessionInJob) -> None:
+        primary = self._ctx._primary_agent_session
+        await (primary.aclose() if session is primary else session._close_with_job())
 
     async def _call_session_end(self) -> None:
         assert self._on_session_end is not None
@@ -263,7 +270,7 @@ class JobEnd:
             return
         models: dict[int, Any] = {}
         for session in list(self._ctx._session_shutdown_registered):
-            for model in _models_of(session):
+            for model in session._models():
                 models[id(model)] = model
         scope = TaskScope("end of the job: closing models")
         tasks = [
@@ -281,13 +288,6 @@ class JobEnd:
         await requests.cancel(0.5)
         await flush_telemetry(self._ctx, self._budgets.telemetry * 0.8)
         self._ctx._clean_up()
-
-
-def _models_of(session: AgentSession[Any]) -> list[Any]:
-    agents = [session._agent, session._current_agent]
-    owners: list[Any] = [session, *(agent for agent in agents if agent is not None)]
-    found = (getattr(owner, f"_{kind}", None) for owner in owners for kind in ("stt", "tts", "llm"))
-    return [model for model in found if callable(getattr(model, "aclose", None))]
 
 
 def name_of(thing: Any) -> str:

@@ -59,8 +59,10 @@ class SessionBase(IsolatedEmitter[EventTypes]):
 
     if TYPE_CHECKING:
         _activity: AgentActivity | None
+        _agent: Agent | None
         _amd: Any
         _close: SessionClose | None
+        _closing_task: asyncio.Task[None] | None
         _conn_options: SessionConnectOptions
         _current_agent: Agent | None
         _errors: ErrorBudget
@@ -442,3 +444,25 @@ class SessionBase(IsolatedEmitter[EventTypes]):
 
     def _on_text_output_changed(self) -> None:
         """Nothing to do: the next reply looks at the output when it starts."""
+
+    # -- as the end of a job asks for it (`SessionInJob`) -----------------------------------------
+
+    async def _close_with_job(self) -> None:
+        self._close_soon(reason=CloseReason.JOB_SHUTDOWN)
+        if self._closing_task is not None:
+            await asyncio.wait((self._closing_task,))
+
+    def _cut_close_short(self) -> None:
+        if self._close is not None:
+            self._close.cut_short("the end of the job")
+
+    def _close_held_by(self) -> str | None:
+        if not self._is_closing or self._close is None:
+            return None
+        return self._close.held_by() or "an unknown task"
+
+    def _models(self) -> list[Any]:
+        agents = (self._agent, self._current_agent)
+        owners: list[Any] = [self, *(agent for agent in agents if agent is not None)]
+        models = [model for each in owners for model in (each._stt, each._tts, each._llm)]
+        return [model for model in models if callable(getattr(model, "aclose", None))]

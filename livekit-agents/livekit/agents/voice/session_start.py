@@ -240,8 +240,7 @@ def _resolve_primary(session: AgentSession[Any], request: StartRequest, job: Any
 
 def _job_shutdown(session: AgentSession[Any]) -> Callable[[], Any]:
     async def close_session() -> None:
-        session._close_soon(reason=CloseReason.JOB_SHUTDOWN)
-        await wait_for_former_close(session)
+        await session._close_with_job()
 
     # the end of the job closes sessions itself, before it runs the callbacks of users
     close_session._of_framework = True  # type: ignore[attr-defined]

@@ -14,6 +14,7 @@ from ...log import logger
 from ...types import NOT_GIVEN, NotGivenOr
 from ...utils import is_given
 from ...utils.aio import TaskScope, wait_until
+from ...utils.aio.task_scope import await_stack
 from ...voice.closing import CloseBudgets, ClosePlan, CloseReport, Step
 from ...voice.events import (
     CloseEvent,
@@ -111,9 +112,6 @@ class TranslationSession(IsolatedEmitter[EventTypes], Generic[Userdata_T]):
         self._budgets = CloseBudgets()
         self._input = AgentInput(_nothing, self._refresh_input)
         self._output = AgentOutput(_nothing, _nothing, _nothing)
-        # what the end of a job looks for in a session: it closes it, and then its models
-        self._agent = self._current_agent = self._close = None
-        self._llm = model
         self._closing_task: asyncio.Task[None] | None = None
         self._running = False
         self._begin_life()
@@ -328,6 +326,23 @@ class TranslationSession(IsolatedEmitter[EventTypes], Generic[Userdata_T]):
         """
         self._close_soon(reason=CloseReason.USER_INITIATED)
         await self._wait_for_close()
+
+    # as the end of a job asks for it (`SessionInJob`)
+
+    async def _close_with_job(self) -> None:
+        self._close_soon(reason=CloseReason.JOB_SHUTDOWN)
+        await self._wait_for_close()
+
+    def _cut_close_short(self) -> None:
+        if self._forced is not None:
+            self._forced.set()
+
+    def _close_held_by(self) -> str | None:
+        closing = self._closing_task
+        return None if closing is None or closing.done() else await_stack(closing)
+
+    def _models(self) -> list[Any]:
+        return [self._model]
 
     async def _wait_for_close(self) -> None:
         closing = self._closing_task
