@@ -519,8 +519,15 @@ class AgentTask(Agent, Generic[TaskResult_T]):
         """
         self._complete(result)
 
-    def _complete(self, result: TaskResult_T | Exception) -> None:
-        """`complete()`, also where a subclass has a tool of that name."""
+    def _complete(
+        self, result: TaskResult_T | Exception, *, is_outcome_of_run: bool = True
+    ) -> None:
+        """`complete()`, also where a subclass has a tool of that name.
+
+        Args:
+            is_outcome_of_run: Whether a `session.run()` may end with it. Not where it only makes
+                whoever awaits the task do something else.
+        """
         if self._is_done:
             raise RuntimeError(f"{type(self).__name__} is already done")
         if isinstance(result, Exception):
@@ -528,7 +535,7 @@ class AgentTask(Agent, Generic[TaskResult_T]):
         else:
             self._fut.set_result(result)
         handle = current_speech_handle.get()
-        if handle is not None:
+        if handle is not None and is_outcome_of_run:
             handle._maybe_run_final_output = result
 
     def cancel(self) -> None:

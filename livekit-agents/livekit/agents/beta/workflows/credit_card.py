@@ -110,8 +110,8 @@ async def restart_card_collection(context: RunContext[Any], reason: str) -> None
     Args:
         reason: Why, in a few words.
     """
-    _running_task(context).complete(CardCollectionRestartError(reason))
-    context.speech_handle._maybe_run_final_output = None  # that is no outcome of a run
+    restart = CardCollectionRestartError(reason)
+    _running_task(context)._complete(restart, is_outcome_of_run=False)
 
 
 def _running_task(context: RunContext[Any]) -> AgentTask[Any]:

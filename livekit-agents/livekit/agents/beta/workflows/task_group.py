@@ -14,7 +14,6 @@ from ...log import logger
 from ...types import NOT_GIVEN, NotGivenOr
 from ...utils.aio import TaskScope
 from ...voice.agent import AgentTask
-from ...voice.run_context import RunContext
 
 SUMMARY_TIMEOUT = 8.0
 """Seconds to wait for the summary, while the user hears nothing; then the words stay as they are."""
@@ -188,15 +187,15 @@ class TaskGroup(AgentTask[TaskGroupResult]):
     def _way_back(self, task: AgentTask[Any], earlier: list[str]) -> RawFunctionTool[..., Any]:
         done = "\n".join(f"- {other}: {self._entries[other].description}" for other in earlier)
 
-        async def out_of_scope(raw_arguments: dict[str, object], ctx: RunContext[Any]) -> None:
+        async def out_of_scope(raw_arguments: dict[str, object]) -> None:
             chosen = raw_arguments.get("task_ids")
             wanted = [chosen] if isinstance(chosen, str) else chosen
             if not isinstance(wanted, list) or not wanted or not set(wanted) <= set(earlier):
                 raise ToolError(f"task_ids has to be a list of some of these: {earlier}")
             if task.done():
                 raise ToolError("too late: this task is complete")
-            task.complete(_GoBack([other for other in earlier if other in wanted]))
-            ctx.speech_handle._maybe_run_final_output = None  # that is no outcome of a run
+            back = _GoBack([other for other in earlier if other in wanted])
+            task._complete(back, is_outcome_of_run=False)
 
         return function_tool(
             out_of_scope,
