@@ -21,13 +21,13 @@ from livekit.agents.beta.workflows import (
     TaskCompletedEvent,
     TaskGroup,
 )
+from livekit.agents.beta.workflows._card_numbers import issuer_of
 from livekit.agents.beta.workflows.credit_card import (
     CardCaptureDeclinedError,
     CardCollectionRestartError,
     GetCardNumberTask,
     GetExpirationDateTask,
     GetSecurityCodeTask,
-    issuer_of,
 )
 from livekit.agents.llm import ToolError
 from livekit.agents.voice import AgentTask

@@ -361,6 +361,15 @@ class Agent:
         if is_given(expressive):
             self._expressive = expressive
 
+    def _equip_like(self, other: Agent) -> None:
+        """Take over another agent's models and turn handling, and its tools besides one's own.
+
+        Before it runs.
+        """
+        self.update_options(stt=other._stt, vad=other._vad, llm=other._llm, tts=other._tts)
+        self._turn_handling = other._turn_handling.copy()
+        self._tools = [*other._tools, *self._tools]
+
     # -- hooks ----------------------------------------------------------------------------------
 
     async def on_enter(self) -> None:

@@ -236,19 +236,19 @@ class WarmTransferTask(AgentTask[WarmTransferResult]):
 
     def _briefing_agent(self) -> Agent:
         activity = self._get_activity_or_raise()
-        agent = _Briefing(
+        turn_handling: TurnHandlingOptions = {**self._turn_handling}
+        detection = self.session.options.turn_handling.get("turn_detection")
+        if detection is not None:
+            turn_handling.setdefault("turn_detection", detection)
+        return _Briefing(
             instructions=self._briefing,
             tools=self._briefing_tools,
             stt=activity.stt,
             vad=activity.vad,
             llm=activity.llm,
             tts=activity.tts,
+            turn_handling=turn_handling,
         )
-        detection = self.session.options.turn_handling.get("turn_detection")
-        if detection is not None:
-            agent._turn_handling["turn_detection"] = detection
-        agent._turn_handling.update(self._turn_handling)
-        return agent
 
     async def _dial(self, consultation: Consultation) -> None:
         """Call the person into the room; returns once they have picked up."""
