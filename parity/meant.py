@@ -87,4 +87,10 @@ MEANT = [
         "sentences of languages without spaces are joined without them",
     ),
     Meant("functions", "events", r"CloseEvent", "`CloseEvent.report` tells how the close went"),
+    Meant(
+        "rooms",
+        "text at once",
+        r"'Hello caller. Welcome here.'",
+        "text that is ahead of its track waits for it, and isn't lost to who reads the old way",
+    ),
 ]

@@ -28,7 +28,10 @@ HERE = Path(__file__).parent
 PUBLISHED = "livekit-agents==1.8.9"
 VENV = HERE.parent / ".venv-published"
 PARTS = ("conversations", "turns", "providers", "functions", "gateway")
-BY_KIND = ("conversations", "turns", "providers", "gateway")
+ROOMS = "rooms"
+"""Needs a LiveKit server: played when LIVEKIT_SERVER names one, as `make e2e` builds it."""
+
+BY_KIND = ("conversations", "turns", "providers", "gateway", ROOMS)
 """The parts where only lines of the same kind have an order."""
 
 TIMEOUT = 180
@@ -53,7 +56,8 @@ def record(python: Path | str, part: str) -> Record:
     Raises:
         RuntimeError: It failed, or took too long.
     """
-    path = os.pathsep.join(str(folder) for folder in (HERE, HERE.parent / "upstream" / "tests"))
+    folders = (HERE, HERE.parent / "upstream" / "tests", HERE.parent / "tests" / "e2e")
+    path = os.pathsep.join(map(str, folders))
     try:
         done = subprocess.run(
             [str(python), str(HERE / f"play_{part}.py")],
@@ -113,11 +117,15 @@ class Comparison:
 def main() -> int:
     """Compare, and print it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("parts", nargs="*", default=PARTS, help=f"of {', '.join(PARTS)}")
+    parts = (*PARTS, ROOMS) if os.environ.get("LIVEKIT_SERVER") else PARTS
+    parser.add_argument("parts", nargs="*", default=parts, help=f"of {', '.join(parts)}")
     parser.add_argument("--all", action="store_true", help="name the meant differences too")
     options = parser.parse_args()
-    if unknown := set(options.parts) - set(PARTS):
-        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if unknown := set(options.parts) - set(parts):
+        parser.error(
+            f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(parts)}"
+            + ("" if ROOMS in parts else f", and {ROOMS} if LIVEKIT_SERVER names a server")
+        )
     published = published_python()
     failed = False
     for part in options.parts:

@@ -18,6 +18,9 @@ from .processes import mortal
 START_TIMEOUT = 20.0
 STOP_TIMEOUT = 10.0
 
+PORT_ATTEMPTS = 3
+"""How often a new server looks for free ports."""
+
 _CONFIG = """\
 port: {http}
 bind_addresses: ["{address}"]
@@ -67,6 +70,7 @@ class LiveKitServer:
         self._redis = redis
         self._departure_timeout = departure_timeout
         self._ports = free_ports(3)
+        self._served = False
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -80,7 +84,27 @@ class LiveKitServer:
         return (self._folder / "server.log").read_text(errors="replace")
 
     def start(self) -> None:
-        """Start the server, on the same ports when started again; returns when it serves."""
+        """Start the server, on the same ports when started again; returns when it serves.
+
+        Raises:
+            RuntimeError: It ended, or does not serve in time.
+        """
+        if self._served:
+            self._start()
+            return
+        for attempt in range(PORT_ATTEMPTS):
+            try:
+                self._start()
+            except RuntimeError:
+                # what was free a moment ago may be somebody's by now
+                if "address already in use" not in self.log or attempt + 1 == PORT_ATTEMPTS:
+                    raise
+                self._ports = free_ports(3)
+            else:
+                self._served = True
+                return
+
+    def _start(self) -> None:
         http, tcp, udp = self._ports
         config = self._folder / "livekit.yaml"
         config.write_text(
