@@ -330,3 +330,17 @@ def gen_ai_provider_name(provider: str | None) -> str | None:
         if host.endswith(domain):
             return name
     return provider
+
+
+def gen_ai_model_attributes(model: str | None, provider: str | None) -> dict[str, str]:
+    """Return the attributes that name a model that is asked; without what is not known.
+
+    Args:
+        model: the model's name.
+        provider: as for `gen_ai_provider_name`.
+    """
+    attributes = {
+        ATTR_GEN_AI_REQUEST_MODEL: model,
+        ATTR_GEN_AI_PROVIDER_NAME: gen_ai_provider_name(provider),
+    }
+    return {key: value for key, value in attributes.items() if value}

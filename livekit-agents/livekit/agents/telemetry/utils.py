@@ -141,8 +141,7 @@ def record_realtime_metrics(span: Span, ev: RealtimeModelMetrics) -> None:
             trace_types.ATTR_GEN_AI_USAGE_IMAGE_CACHE_READ_INPUT_TOKENS: cached.image_tokens,
         }
     if metadata := ev.metadata:
-        if metadata.model_name:
-            attributes[trace_types.ATTR_GEN_AI_REQUEST_MODEL] = metadata.model_name
-        if provider := trace_types.gen_ai_provider_name(metadata.model_provider):
-            attributes[trace_types.ATTR_GEN_AI_PROVIDER_NAME] = provider
+        attributes |= trace_types.gen_ai_model_attributes(
+            metadata.model_name, metadata.model_provider
+        )
     span.set_attributes(attributes)

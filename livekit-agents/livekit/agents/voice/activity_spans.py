@@ -53,8 +53,5 @@ def _attributes(activity: AgentActivity) -> dict[str, Any]:
     attributes: dict[str, Any] = {trace_types.ATTR_AGENT_LABEL: activity.agent.label}
     model: Any = activity.llm
     if model is not None:
-        attributes[trace_types.ATTR_GEN_AI_REQUEST_MODEL] = model.model
-        provider = trace_types.gen_ai_provider_name(model.provider)
-        if provider:
-            attributes[trace_types.ATTR_GEN_AI_PROVIDER_NAME] = provider
+        attributes |= trace_types.gen_ai_model_attributes(model.model, model.provider)
     return attributes

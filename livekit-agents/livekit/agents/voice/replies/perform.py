@@ -9,7 +9,6 @@ it, or cancels it.
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -159,16 +158,13 @@ def perform_llm_inference(
         model_settings,
         message_id=message_id,
         spoken=False,
-        span_attributes=_model_attributes(model, provider),
+        span_attributes=trace_types.gen_ai_model_attributes(model, provider),
     )
 
-    async def run() -> bool:
-        await inference.run()
-        if inference.error is not None:
-            raise inference.error
-        return bool(inference.text or inference.made_calls)
-
-    return _start(run(), name="llm_node"), LLMGeneration(inference, tool_ctx, message_id)
+    task = _start(
+        _came(inference, lambda: bool(inference.text or inference.made_calls)), "llm_node"
+    )
+    return task, LLMGeneration(inference, tool_ctx, message_id)
 
 
 # -- the voice ------------------------------------------------------------------------------------
@@ -237,16 +233,11 @@ def perform_tts_inference(
         input,
         model_settings,
         aligned=True,
-        span_attributes=_model_attributes(model, provider),
+        span_attributes=trace_types.gen_ai_model_attributes(model, provider),
     )
 
-    async def run() -> bool:
-        await inference.run()
-        if inference.error is not None:
-            raise inference.error
-        return inference.first_frame_at is not None
-
-    return _start(run(), name="tts_node"), TTSGeneration(inference)
+    task = _start(_came(inference, lambda: inference.first_frame_at is not None), "tts_node")
+    return task, TTSGeneration(inference)
 
 
 # -- the outputs ----------------------------------------------------------------------------------
@@ -259,7 +250,13 @@ class TextForwarding:
         """Get ready to forward it."""
         self.first_text_fut: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the first text was handed on; cancelled if there was none."""
-        self._playback = _playback(text=source, text_output=text_output, on_first=self._begun)
+        self._playback = SegmentPlayback(
+            Stage.alone(),
+            SpeechHandle.create(),
+            text=source,
+            text_output=text_output,
+            on_first_frame=self._begun,
+        )
 
     @property
     def text(self) -> str:
@@ -294,7 +291,7 @@ def perform_text_forwarding(
         RuntimeError: No event loop is running.
     """
     forwarding = TextForwarding(source, text_output)
-    return _start(forwarding._run(), name="forward transcript"), forwarding
+    return _start(forwarding._run(), "forward transcript"), forwarding
 
 
 class AudioForwarding:
@@ -311,14 +308,15 @@ class AudioForwarding:
         self.first_frame_fut: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         """When it began to be played (`time.time()`); cancelled if it never is."""
         self._output = audio_output
-        self._playback = _playback(
+        self._playback = SegmentPlayback(
+            Stage.alone(reconcile),
+            SpeechHandle.create(),
             frames=source,
             audio_output=audio_output,
             tts=tts,
-            before_first_frame=reconcile,
-            on_first=self._begun,
+            on_first_frame=self._begun,
         )
-        audio_output.on("playback_started", self._playback._on_playback_started)
+        audio_output.on("playback_started", self._playback.on_playback_started)
         audio_output.on("playback_finished", self._finished)
         self.first_frame_fut.add_done_callback(lambda _: self._stop_listening())
 
@@ -331,7 +329,7 @@ class AudioForwarding:
             self.first_frame_fut.cancel()
 
     def _stop_listening(self) -> None:
-        self._output.off("playback_started", self._playback._on_playback_started)
+        self._output.off("playback_started", self._playback.on_playback_started)
         self._output.off("playback_finished", self._finished)
 
     async def _run(self) -> None:
@@ -370,7 +368,7 @@ def perform_audio_forwarding(
     """
     tts = tts_data._inference if tts_data is not None else None
     forwarding = AudioForwarding(tts_output, audio_output, reconcile_playout_pause, tts)
-    return _start(forwarding._run(), name="forward audio"), forwarding
+    return _start(forwarding._run(), "forward audio"), forwarding
 
 
 @dataclass(frozen=True)
@@ -415,15 +413,15 @@ async def forward_generation(
         reconcile_playout_pause: Called before the first frame, to hold a paused output back or not.
         tts_data: Where the audio comes from, so that a failed synthesis counts.
     """
-    playback = _playback(
-        handle=speech_handle,
+    playback = SegmentPlayback(
+        Stage.alone(reconcile_playout_pause),
+        speech_handle,
         text=text_source,
         text_output=text_output,
         frames=audio_source,
         audio_output=audio_output,
         tts=tts_data._inference if tts_data is not None else None,
-        before_first_frame=reconcile_playout_pause,
-        on_first=on_first_frame,
+        on_first_frame=on_first_frame,
     )
     await playback.play()
     return ForwardedGeneration(
@@ -432,38 +430,6 @@ async def forward_generation(
         playback_position=playback.playback_position,
         interrupted=playback.interrupted,
         error=playback.first_error if playback.failed else None,
-    )
-
-
-def _playback(
-    *,
-    on_first: Callable[[float], None],
-    handle: SpeechHandle | None = None,
-    text: AsyncIterable[str] | None = None,
-    text_output: TextOutput | None = None,
-    frames: AsyncIterable[rtc.AudioFrame] | None = None,
-    audio_output: AudioOutput | None = None,
-    tts: TTSInference | None = None,
-    before_first_frame: Callable[[], None] = lambda: None,
-) -> SegmentPlayback:
-    scope = TaskScope("outputs of a reply")
-
-    def run_beside(result: object, *, name: str) -> asyncio.Task[Any] | None:
-        return scope.spawn(result, name=name) if inspect.iscoroutine(result) else None
-
-    return SegmentPlayback(
-        Stage(
-            transcribe=lambda source: source,
-            before_first_frame=before_first_frame,
-            run_beside=run_beside,
-        ),
-        handle if handle is not None else SpeechHandle.create(),
-        audio_output=audio_output,
-        text_output=text_output,
-        frames=frames,
-        text=text,
-        tts=tts,
-        on_first_frame=on_first,
     )
 
 
@@ -540,15 +506,22 @@ def perform_tool_executions(
             step_over(activity, speech_handle)
             await close_node(function_stream)
 
-    return _start(run(), name="tools"), executions
+    return _start(run(), "tools"), executions
 
 
 # -- small things ---------------------------------------------------------------------------------
 
 
-def _start(coro: Any, *, name: str) -> asyncio.Task[Any]:
+def _start(coro: Any, name: str) -> asyncio.Task[Any]:
     """Run a part in a task that its caller owns."""
     return TaskScope("a part of a reply").spawn(coro, name=name, log_errors=False)
+
+
+async def _came(inference: LLMInference | TTSInference, came: Callable[[], bool]) -> bool:
+    await inference.run()
+    if inference.error is not None:
+        raise inference.error
+    return came()
 
 
 def _tell(callback: Callable[[Any], Any], value: Any) -> None:
@@ -561,14 +534,3 @@ def _tell(callback: Callable[[Any], Any], value: Any) -> None:
 def _resolve(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _model_attributes(model: str | None, provider: str | None) -> dict[str, str]:
-    """How a trace names the model of a node."""
-    attributes: dict[str, str] = {}
-    if model:
-        attributes[trace_types.ATTR_GEN_AI_REQUEST_MODEL] = model
-    name = trace_types.gen_ai_provider_name(provider) if provider else None
-    if name:
-        attributes[trace_types.ATTR_GEN_AI_PROVIDER_NAME] = name
-    return attributes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from collections.abc import AsyncIterable, Callable
 from dataclasses import dataclass
@@ -50,6 +51,16 @@ class Stage:
             run_beside=session._run_beside,
         )
 
+    @classmethod
+    def alone(cls, before_first_frame: Callable[[], None] = lambda: None) -> Stage:
+        """A stage without an agent: the text is shown as it is."""
+        scope = TaskScope("outputs of a reply")
+
+        def run_beside(result: object, *, name: str) -> asyncio.Task[Any] | None:
+            return scope.spawn(result, name=name) if inspect.iscoroutine(result) else None
+
+        return cls(lambda text: text, before_first_frame, run_beside=run_beside)
+
 
 class SegmentPlayback:
     """One segment on its way to the user.
@@ -66,11 +77,11 @@ class SegmentPlayback:
         stage: Stage,
         handle: SpeechHandle,
         *,
-        audio_output: AudioOutput | None,
-        text_output: TextOutput | None,
-        frames: AsyncIterable[rtc.AudioFrame] | None,
-        text: AsyncIterable[Any] | None,
-        tts: TTSInference | None,
+        audio_output: AudioOutput | None = None,
+        text_output: TextOutput | None = None,
+        frames: AsyncIterable[rtc.AudioFrame] | None = None,
+        text: AsyncIterable[Any] | None = None,
+        tts: TTSInference | None = None,
         on_first_frame: Callable[[float], None],
         segment: TextSegment | None = None,
     ) -> None:
@@ -100,7 +111,7 @@ class SegmentPlayback:
         """Forward everything and wait until it was played, or until the speech is interrupted."""
         output = self._audio_output
         if output is not None:
-            output.on("playback_started", self._on_playback_started)
+            output.on("playback_started", self.on_playback_started)
         try:
             tasks: list[asyncio.Task[None]] = []
             if self._text is not None:
@@ -142,7 +153,7 @@ class SegmentPlayback:
     def _end(self) -> None:
         self._ended = True
         if self._audio_output is not None:
-            self._audio_output.off("playback_started", self._on_playback_started)
+            self._audio_output.off("playback_started", self.on_playback_started)
         self._scope.cancel_soon()
 
     def settle(self) -> None:
@@ -227,7 +238,8 @@ class SegmentPlayback:
             return self._pushed
         return max(0.0, self._pushed - (time.time() - self.started_at))
 
-    def _on_playback_started(self, event: PlaybackStartedEvent) -> None:
+    def on_playback_started(self, event: PlaybackStartedEvent) -> None:
+        """The output has begun to play something: this segment, if its audio was handed on."""
         if self.captured_at is None or self.started_at is not None or self._ended:
             return
         self._started(event.created_at)

@@ -149,10 +149,7 @@ def model_attributes(model: Any) -> dict[str, str]:
     """Which model it is, for the span of a node; empty while nobody records."""
     if model is None or not tracer.is_recording:
         return {}
-    attributes = {trace_types.ATTR_GEN_AI_REQUEST_MODEL: str(model.model)}
-    if provider := trace_types.gen_ai_provider_name(model.provider):
-        attributes[trace_types.ATTR_GEN_AI_PROVIDER_NAME] = provider
-    return attributes
+    return trace_types.gen_ai_model_attributes(str(model.model), model.provider)
 
 
 @contextmanager
@@ -242,9 +239,6 @@ def response_span(model: Any) -> AbstractContextManager[Span]:
         return nullcontext(NOOP_SPAN)
     attributes: dict[str, str] = {
         trace_types.ATTR_GEN_AI_OPERATION_NAME: trace_types.GenAIOperationName.GENERATE_CONTENT,
-        trace_types.ATTR_GEN_AI_REQUEST_MODEL: model.model,
+        **model_attributes(model),
     }
-    provider = trace_types.gen_ai_provider_name(model.provider)
-    if provider:
-        attributes[trace_types.ATTR_GEN_AI_PROVIDER_NAME] = provider
     return tracer.start_as_current_span("realtime_inference", attributes=attributes)
