@@ -43,7 +43,7 @@ class FakeTranslationSession(TranslationModelSession[str]):
 
     async def _read(self) -> AsyncIterator[TranslatedAudioFrame]:
         while (item := await self._next()) is not None:
-            if isinstance(item, Exception):
+            if isinstance(item, BaseException):
                 raise item
             yield TranslatedAudioFrame(item)
 
@@ -90,7 +90,7 @@ class FakeTranslationSession(TranslationModelSession[str]):
         if ends:
             self.emit("output_speech_stopped", OutputSpeechStopped())
 
-    def break_off(self, error: Exception | None = None) -> None:
+    def break_off(self, error: BaseException | None = None) -> None:
         """The stream of audio fails, or ends by itself."""
         self._frames.put_nowait(error)
 

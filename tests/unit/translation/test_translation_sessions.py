@@ -155,12 +155,13 @@ async def test_a_text_without_audio_is_ended_by_a_pause() -> None:
         assert talk.subtitles.shown == "nur Text|" and talk.played == []
 
 
-async def test_an_output_that_fails_costs_its_segment_only() -> None:
+@pytest.mark.parametrize("error", [OSError("unplugged"), asyncio.CancelledError()])
+async def test_an_output_that_fails_costs_its_segment_only(error: BaseException) -> None:
     async with talking() as talk:
         working = talk.speaker.capture_frame
 
         async def broken(_: rtc.AudioFrame) -> None:
-            raise OSError("unplugged")
+            raise error
 
         talk.speaker.capture_frame = broken  # type: ignore[method-assign]
         talk.model.running.say(0.5)
@@ -169,6 +170,23 @@ async def test_an_output_that_fails_costs_its_segment_only() -> None:
         talk.model.running.say(0.5)
         await asyncio.sleep(1.5)
         assert talk.played == [(0.5, False)] and not talk.of("error")
+
+
+@pytest.mark.parametrize("error", [OSError("no screen"), asyncio.CancelledError()])
+async def test_a_screen_that_fails_shows_what_comes_after(error: BaseException) -> None:
+    async with talking() as talk:
+        working = talk.subtitles.capture_text
+
+        async def broken(_: str) -> None:
+            raise error
+
+        talk.subtitles.capture_text = broken  # type: ignore[method-assign]
+        talk.model.running.say(0.5, "verloren")
+        await asyncio.sleep(1.5)
+        talk.subtitles.capture_text = working  # type: ignore[method-assign]
+        talk.model.running.say(0.5, "gezeigt")
+        await asyncio.sleep(1.5)
+        assert talk.subtitles.shown.endswith("gezeigt|") and not talk.of("error")
 
 
 # -- the language ---------------------------------------------------------------------------------
@@ -265,15 +283,15 @@ async def test_a_model_whose_aclose_fails_closes_all_the_same() -> None:
         assert [s.name for s in event.report.steps if s.outcome == "error"] == ["model session"]
 
 
-@pytest.mark.parametrize("error", [OSError("no network"), None])
-async def test_a_stream_that_breaks_off_closes_the_session(error: Exception | None) -> None:
+@pytest.mark.parametrize("error", [OSError("no network"), asyncio.CancelledError(), None])
+async def test_a_stream_that_breaks_off_closes_the_session(error: BaseException | None) -> None:
     async with talking() as talk:
         talk.model.running.break_off(error)
         await asyncio.sleep(1.0)
         (failed,), (closed,) = talk.of("error"), talk.of("close")
         assert failed.source is talk.model and not failed.error.recoverable
         assert closed.reason == "error" and closed.error is failed.error
-        if error is not None:
+        if isinstance(error, Exception):
             assert failed.error.error is error
 
 

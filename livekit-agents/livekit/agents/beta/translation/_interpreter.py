@@ -106,6 +106,11 @@ class Interpreter:
                 if self._ended:
                     return
                 await self._capture(translated.frame)
+        except asyncio.CancelledError:
+            if self._is_cancelled():
+                raise
+            self._fail(RuntimeError("the model has cancelled its own stream of audio"))
+            return
         except Exception as error:
             self._fail(error)
             return
@@ -122,7 +127,7 @@ class Interpreter:
             try:
                 await output.capture_frame(frame)
             except (Exception, asyncio.CancelledError):
-                if self._scope.closed:  # cancelled by us, and not by the output itself
+                if self._is_cancelled():
                     raise
                 self._failed_output = output
                 log_failure("%s took no audio, the rest of the segment is dropped", output.label)
@@ -156,6 +161,11 @@ class Interpreter:
             self._tell(output, output.flush)
         self._end_text()
 
+    def _is_cancelled(self) -> bool:
+        """Whether the running task is; otherwise what it awaited has raised that by itself."""
+        cancelling = getattr(asyncio.current_task(), "cancelling", None)  # not on Python 3.10
+        return self._scope.closed or (cancelling is not None and cancelling() > 0)
+
     def _tell(self, output: AudioOutput | TextOutput, command: Callable[[], object]) -> None:
         """Let a sink do something, which may fail, or be a coroutine function."""
         try:
@@ -182,7 +192,9 @@ class Interpreter:
                     self._tell(output, output.flush)
                 else:
                     await output.capture_text(text)
-            except Exception:
+            except (Exception, asyncio.CancelledError):
+                if self._is_cancelled():
+                    raise
                 log_failure("%s took no text", output.label)
 
     def _on_output_transcript(self, event: OutputTranscript) -> None:
