@@ -110,10 +110,11 @@ async def test_an_input_that_has_ended_has_no_more_keys(
     from livekit.agents.cli import readchar
 
     typed = tmp_path / "typed"
-    typed.write_bytes("ü\x1b[A".encode())
+    typed.write_bytes("ü\x1b[A\x1b".encode())
     with typed.open(encoding="utf-8") as stdin:
         monkeypatch.setattr("sys.stdin", stdin)
-        assert readchar.readchar() == "ü" and readchar.readkey() == key.UP
+        assert readchar.readchar() == "ü"
+        assert readchar.readkey() == key.UP and readchar.readkey() == key.ESC
         for read in (readchar.readchar, readchar.readkey):
             with pytest.raises(EOFError):
                 read()

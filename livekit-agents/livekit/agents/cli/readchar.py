@@ -205,6 +205,8 @@ def _posix_key() -> str:
             if decoder.waiting and not select.select([stdin], [], [], _ESCAPE_WAIT)[0]:
                 return decoder.flush()[0]
             data = os.read(stdin, 1)
+            if not data and decoder.waiting:
+                return decoder.flush()[0]
             if not data:
                 raise EOFError("the input has ended")
             for pressed in decoder.feed(data):
