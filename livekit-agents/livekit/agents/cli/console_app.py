@@ -103,20 +103,20 @@ class _ConsoleJob:
             started.set()
         await started.wait()
         self._front.begin(asyncio.get_running_loop())
+        scope = TaskScope("console")
         try:
             await server.simulate_job("console-room", agent_identity="console", fake_job=True)
             assert server._run is not None
             executor = next(iter(server._run.active_executors()), None)
-            scope = TaskScope("console")
             ends = [scope.spawn(self._front.left.wait(), name="wait for the user")]
             if executor is not None:
                 ends.append(scope.spawn(executor.join(), name="wait for the job"))  # type: ignore[arg-type]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            await scope.cancel(0.5)
             if executor is not None and executor.error:
                 self._front.failed = True
         finally:
             self._front.end()
+            await scope.cancel(0.5)
 
 
 class _Front:
@@ -215,15 +215,8 @@ class _FileFront(_Front):
         self._scope = TaskScope("console")
 
     def make_io(self, console: AgentsConsole) -> None:
-        from ..voice import TranscriptSynchronizer
-
-        # what is cut off is remembered as far as it was heard
-        sync = TranscriptSynchronizer(
-            next_in_chain_audio=self._line.output, next_in_chain_text=None
-        )
         console._audio_input = self._line.input
-        console._audio_output = sync.audio_output
-        console._text_output = sync.text_output
+        _synchronise(console, self._line.output)
 
     def started(self, session: AgentSession[Any]) -> None:
         self._scope.spawn(self._carry(), name="call from a file")
