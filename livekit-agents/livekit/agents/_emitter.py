@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable
+from types import FunctionType, MethodType
 from typing import Any, TypeVar
 
 from livekit import rtc
@@ -39,6 +40,13 @@ class IsolatedEmitter(rtc.EventEmitter[T_contra]):
 
 def _positional_limit(handler: Callable[..., Any]) -> int | None:
     """How many positional arguments a handler takes; None for any number."""
+    function = handler.__func__ if isinstance(handler, MethodType) else handler
+    if isinstance(function, FunctionType) and not function.__dict__:
+        # nothing on it can stand for another signature: no need for a slow look at it
+        code = function.__code__
+        if code.co_flags & inspect.CO_VARARGS:
+            return None
+        return code.co_argcount - (function is not handler)
     count = 0
     for parameter in inspect.signature(handler).parameters.values():
         if parameter.kind is parameter.VAR_POSITIONAL:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from ..log import logger
@@ -53,18 +52,40 @@ def find_function_tools(
     Tools of an object are bound to it. Properties are not evaluated.
     """
     tools: list[FunctionTool[..., Any] | RawFunctionTool[..., Any]] = []
-    for name in sorted(dir(cls_or_obj)):
-        static = inspect.getattr_static(cls_or_obj, name, None)
-        if isinstance(static, staticmethod | classmethod):
-            static = static.__func__
-        if not callable(static):  # a property, for one: looking it up would run code
-            continue
-        if isinstance(static, _CallableTool) or (
-            hasattr(static, "__wrapped__")
-            or hasattr(static, INFO_ATTRIBUTE)
-            or hasattr(static, RAW_INFO_ATTRIBUTE)
-        ):
-            tool = _resolve_wrapped_tool(getattr(cls_or_obj, name))
-            if tool is not None:
-                tools.append(tool)
+    members = _static_members(cls_or_obj)
+    for name in sorted(name for name, member in members.items() if _may_be_tool(member)):
+        tool = _resolve_wrapped_tool(getattr(cls_or_obj, name))
+        if tool is not None:
+            tools.append(tool)
     return tools
+
+
+def _static_members(cls_or_obj: object) -> dict[str, Any]:
+    """Attributes by name, as they are written down: looking them up might run code.
+
+    All at once: this is done for every agent, toolset and reply, which `inspect.getattr_static`,
+    name by name, makes felt.
+    """
+    owner = cls_or_obj if isinstance(cls_or_obj, type) else type(cls_or_obj)
+    members: dict[str, Any] = {}
+    for cls in reversed(owner.__mro__):
+        members.update(cls.__dict__)
+    if owner is not cls_or_obj:
+        for name, member in getattr(cls_or_obj, "__dict__", {}).items():
+            if not hasattr(
+                type(members.get(name)), "__set__"
+            ):  # a property of that name goes first
+                members[name] = member
+    return members
+
+
+def _may_be_tool(member: Any) -> bool:
+    if isinstance(member, staticmethod | classmethod):
+        member = member.__func__
+    if isinstance(member, _CallableTool):
+        return True
+    return callable(member) and (  # other than a property, for one
+        hasattr(member, "__wrapped__")
+        or hasattr(member, INFO_ATTRIBUTE)
+        or hasattr(member, RAW_INFO_ATTRIBUTE)
+    )
