@@ -93,4 +93,16 @@ MEANT = [
         r"'Hello caller. Welcome here.'",
         "text that is ahead of its track waits for it, and isn't lost to who reads the old way",
     ),
+    Meant(
+        "realtime",
+        "using_a_tool",
+        r"agent_state_changed",
+        "while a tool runs the agent thinks, as it does with other models",
+    ),
+    Meant(
+        "realtime",
+        "asked_for_words_only",
+        r"[+] (model: context|history: function_call|function_tools_executed)",
+        "a call that is ignored is answered: realtime models wait for that",
+    ),
 ]

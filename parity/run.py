@@ -27,11 +27,11 @@ from meant import MEANT, Meant
 HERE = Path(__file__).parent
 PUBLISHED = "livekit-agents==1.8.9"
 VENV = HERE.parent / ".venv-published"
-PARTS = ("conversations", "turns", "providers", "functions", "gateway")
+PARTS = ("conversations", "turns", "providers", "functions", "gateway", "realtime")
 ROOMS = "rooms"
 """Needs a LiveKit server: played when LIVEKIT_SERVER names one, as `make e2e` builds it."""
 
-BY_KIND = ("conversations", "turns", "providers", "gateway", ROOMS)
+BY_KIND = ("conversations", "turns", "providers", "gateway", "realtime", ROOMS)
 """The parts where only lines of the same kind have an order."""
 
 TIMEOUT = 180
@@ -69,7 +69,8 @@ def record(python: Path | str, part: str) -> Record:
     except subprocess.TimeoutExpired:
         raise RuntimeError(f"{part} did not end within {TIMEOUT} s on {python}") from None
     if done.returncode != 0:
-        raise RuntimeError(f"{part} failed on {python}:\n{done.stderr[-2000:]}")
+        said = done.stderr.strip().splitlines()[-1:]
+        raise RuntimeError(f"{part} failed on {python}: {''.join(said)}")
     recorded: Record = json.loads(done.stdout)
     return recorded
 

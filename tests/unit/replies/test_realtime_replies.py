@@ -43,7 +43,6 @@ async def test_a_reply_is_asked_for_played_and_kept() -> None:
             "agent → listening",
             "speech_created",
             "user: I am Ann",
-            "agent → thinking",
             "agent → speaking",
             "assistant: nice to meet you",
             "agent → listening",

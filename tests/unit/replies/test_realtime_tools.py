@@ -51,6 +51,24 @@ async def test_the_model_gets_the_results_and_comments_on_them() -> None:
         assert call.session.agent_state == "listening"
 
 
+@pytest.mark.parametrize("per_response", [True, False])
+async def test_a_reply_to_tools_need_not_call_one_again(per_response: bool) -> None:
+    asks = RealtimeReply("let me look", audio=1.0, tool_calls=[calls("look")])
+    capabilities = {"per_response_tool_choice": per_response}
+    async with realtime_call(
+        asks, RealtimeReply("rain", delay=1.0), agent=Looking(), capabilities=capabilities
+    ) as call:
+        call.session._activity.update_options(tool_choice="required")
+        reply = call.session.generate_reply()
+        await asyncio.sleep(1.5)  # the model has been asked to comment on it
+        if per_response:
+            assert call.server.requests[-1].tool_choice == "auto"
+        else:
+            assert call.server.tool_choice == "auto"
+        await reply
+        assert per_response or call.server.tool_choice == "required"
+
+
 async def test_a_slow_tool_shows_as_thinking_and_leaves_the_floor_to_others() -> None:
     asks = RealtimeReply("hold on", audio=1.0, tool_calls=[calls("stare")])
     async with realtime_call(asks, "meanwhile", "there is fog", agent=Looking()) as call:

@@ -84,13 +84,11 @@ class RealtimeEvents:
         if self._server_hears:
             self._session._update_user_state("speaking")
             activity.recognition.on_start_of_speech(time.time())  # type: ignore[union-attr]
+        if not activity.server_turn_detection or owns_overlapping_speech(activity):
+            return
         speech = activity.scheduler.current_speech
-        if (
-            activity.server_turn_detection
-            and not owns_overlapping_speech(activity)
-            and speech is not None
-            and speech.allow_interruptions
-        ):
+        if speech is None or speech.allow_interruptions:
+            # also when nothing plays: the model may be at a response of which nothing came yet
             activity.interrupt(source="audio_activity")
 
     def _on_speech_stopped(self, ev: InputSpeechStoppedEvent) -> None:

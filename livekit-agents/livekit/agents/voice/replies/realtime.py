@@ -224,7 +224,6 @@ class RealtimeReply:
             await self._tell(link, message)
         if self._handle.interrupted or link is None:
             return
-        self._session._update_agent_state("thinking")
         event = await self._response(link, instructions, tools)
         if event is not None:
             await self._play(link, event)
@@ -508,6 +507,8 @@ class RealtimeReply:
         replies_by_itself = link.capabilities.auto_tool_reply_generation
         if wants_reply and replies_by_itself:
             activity.replies.expect_tool_reply()
+        elif wants_reply:
+            self._session._update_agent_state("thinking")
         pushing = self._push_outputs(link)
         if pushing is not None:
             await self._or_interrupted(pushing)
@@ -537,7 +538,7 @@ class RealtimeReply:
     async def _reply_to_tools(self, link: RealtimeLink) -> None:
         link.interrupt()
         handle = self._handle
-        tool_choice: NotGivenOr[ToolChoice] = self._tools.reply_tool_choice() or NOT_GIVEN
+        tool_choice: ToolChoice = self._tools.reply_tool_choice() or "auto"
         if handle.num_steps >= self._session.options.max_tool_steps + 1:
             logger.warning(
                 "the turn has used all its rounds of tools (max_tool_steps), the next reply gets "
