@@ -105,4 +105,30 @@ MEANT = [
         r"[+] (model: context|history: function_call|function_tools_executed)",
         "a call that is ignored is answered: realtime models wait for that",
     ),
+    Meant(
+        "spans",
+        "*",
+        r"\+ .* (has (lk\.agent_label|lk\.speech_id|gen_ai\.(request\.model|provider\.name))"
+        r"|(lk\.agent_label|gen_ai\.(request\.model|provider\.name))=)",
+        "spans tell also which agent, speech and model they are about",
+    ),
+    Meant(
+        "spans",
+        "*",
+        r"\+ (agent_turn has lk\.pii\.instructions|llm_request_run has lk\.provider_request_ids"
+        r"|user_turn has lk\.(eou\.resume_count|on_user_turn_completed_delay))",
+        "what is known is recorded each time",
+    ),
+    Meant(
+        "spans",
+        "*",
+        r"- llm_request (has )?gen_ai\.usage\.",
+        "a model that tells no usage has none, rather than 0",
+    ),
+    Meant(
+        "spans",
+        "*",
+        r"user_speaking is in (user_turn|agent_session)",
+        "speech is a part of a turn only once there are words",
+    ),
 ]

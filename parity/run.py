@@ -25,9 +25,10 @@ from pathlib import Path
 from meant import MEANT, Meant
 
 HERE = Path(__file__).parent
+ROOT = HERE.parent
 PUBLISHED = "livekit-agents==1.8.9"
-VENV = HERE.parent / ".venv-published"
-PARTS = ("conversations", "turns", "providers", "functions", "gateway", "realtime")
+VENV = ROOT / ".venv-published"
+PARTS = ("conversations", "turns", "providers", "functions", "gateway", "realtime", "spans")
 ROOMS = "rooms"
 """Needs a LiveKit server: played when LIVEKIT_SERVER names one, as `make e2e` builds it."""
 
@@ -56,7 +57,7 @@ def record(python: Path | str, part: str) -> Record:
     Raises:
         RuntimeError: It failed, or took too long.
     """
-    folders = (HERE, HERE.parent / "upstream" / "tests", HERE.parent / "tests" / "e2e")
+    folders = (HERE, ROOT / "upstream" / "tests", ROOT / "tests", ROOT / "tests" / "e2e")
     path = os.pathsep.join(map(str, folders))
     try:
         done = subprocess.run(

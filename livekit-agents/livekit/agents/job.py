@@ -28,6 +28,7 @@ from .utils.participant import wait_for_participant
 
 if TYPE_CHECKING:
     from livekit import api
+    from livekit.api.access_token import Claims
     from livekit.protocol import agent, models
     from livekit.protocol.sip import SIPParticipantInfo
     from opentelemetry.trace import Span
@@ -377,17 +378,15 @@ class JobContext:
     @property
     def local_participant_identity(self) -> str:
         """The agent's identity in the room."""
-        identity = self.token_claims().get("sub")
-        return str(identity) if identity else self._room.local_participant.identity
+        return self.token_claims().identity or str(self._room.local_participant.identity)
 
-    def token_claims(self) -> dict[str, Any]:
-        """What the job's token says, unverified."""
+    def token_claims(self) -> Claims:
+        """What the job's token says, unverified; nothing if there is no token."""
+        from livekit.api.access_token import Claims, TokenVerifier
+
         if not self._info.token:
-            return {}
-        import jwt
-
-        claims: dict[str, Any] = jwt.decode(self._info.token, options={"verify_signature": False})
-        return claims
+            return Claims()
+        return TokenVerifier().verify(self._info.token, verify_signature=False)
 
     def is_fake_job(self) -> bool:
         """Whether there is no real room behind the job."""

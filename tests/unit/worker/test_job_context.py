@@ -213,13 +213,15 @@ async def _job_of_task() -> JobContext:
 
 
 def test_the_token_tells_who_the_agent_is() -> None:
-    token = jwt.encode({"sub": "ann"}, "a-secret-that-is-long-enough-for-hs256", algorithm="HS256")
+    claims = {"sub": "ann", "video": {"roomJoin": True, "room": "lobby"}}
+    token = jwt.encode(claims, "a-secret-that-is-long-enough-for-hs256", algorithm="HS256")
     loop = asyncio.new_event_loop()
     try:
         ctx = loop.run_until_complete(_make(token))
     finally:
         loop.close()
-    assert ctx.local_participant_identity == "ann" and ctx.token_claims() == {"sub": "ann"}
+    assert ctx.local_participant_identity == ctx.token_claims().identity == "ann"
+    assert ctx.token_claims().video is not None and ctx.token_claims().video.room == "lobby"
 
 
 async def _make(token: str) -> JobContext:
