@@ -105,6 +105,15 @@ async def test_a_voice_turn_in_the_order_listeners_see_it() -> None:
         ]
 
 
+async def test_a_reply_that_was_prepared_early_tells_how_long_the_user_waited() -> None:
+    async with call() as c:
+        await c.user_says("what time is it")
+        await asyncio.sleep(3)
+        _, answer = c.session.history.messages()
+        assert answer.role == "assistant"
+        assert 0.0 < answer.metrics["e2e_latency"] < 2.0
+
+
 async def test_cutting_the_agent_off() -> None:
     async with call() as c:
         handle = c.session.say("this is going to take quite a while to say")

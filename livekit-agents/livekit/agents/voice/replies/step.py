@@ -93,6 +93,7 @@ class ReplyStep:
             spoken=self._audio_output is not None,
             on_progress=self._session._progress.touch,
             agent=activity.agent,
+            span_attributes=model_attributes(activity.llm),
         )
         self._llm.toolsets = [toolset.id for toolset in self._tool_ctx.toolsets]
         tracker = self._session._spans.input_delta
@@ -398,7 +399,10 @@ class ReplyStep:
             report["tts_metadata"] = {"model_name": tts.model, "model_provider": tts.provider}
         if self._played:
             report.update(self._playback_metrics(self._played[0]))
-        user_stopped = self._request.answers_user_at
+        asked, user_stopped = self._request.user_message, self._request.answers_user_at
+        if user_stopped is None and asked is not None:
+            # of a reply that was prepared while the user may still have spoken
+            user_stopped = asked.metrics.get("stopped_speaking_at")
         if user_stopped is not None and self._started_speaking_at is not None:
             report["e2e_latency"] = max(0.0, self._started_speaking_at - user_stopped)
         return cast(MetricsReport, {k: v for k, v in report.items() if v is not None})
