@@ -11,7 +11,7 @@ import pytest
 from livekit import rtc
 from opentelemetry.sdk.trace import TracerProvider
 
-from livekit.agents import llm
+from livekit.agents import APIStatusError, llm
 from livekit.agents.telemetry import gen_ai, set_tracer_provider, tracer
 from livekit.agents.telemetry.trace_types import GenAIOperationName
 
@@ -93,7 +93,14 @@ def test_a_conversation_as_messages() -> None:
         },
         {
             "role": "tool",
-            "parts": [{"type": "tool_call_response", "id": "c1", "response": "sunny"}],
+            "parts": [
+                {
+                    "type": "tool_call_response",
+                    "id": "c1",
+                    "name": "get_weather",
+                    "response": "sunny",
+                }
+            ],
         },
         {"role": "assistant", "parts": [{"type": "text", "content": "A cat."}]},
     ]
@@ -109,6 +116,44 @@ def test_a_response_as_a_message() -> None:
     assert gen_ai.to_output_messages(text="") == []
 
 
+def test_what_a_model_is_told_on_the_way_is_a_part_of_the_conversation() -> None:
+    chat_ctx = llm.ChatContext.empty()
+    chat_ctx.add_message(role="user", content="Hello.")
+    chat_ctx.add_message(role="system", content="Say goodbye.")
+
+    assert gen_ai.to_system_instructions(chat_ctx) == []
+    assert [message["role"] for message in gen_ai.to_input_messages(chat_ctx)] == ["user", "system"]
+
+
+def test_calls_belong_to_the_message_they_follow() -> None:
+    chat_ctx = llm.ChatContext.empty()
+    chat_ctx.add_message(role="assistant", content="One moment.")
+    chat_ctx.items.extend([call(), call()])
+    chat_ctx.items.append(
+        llm.FunctionCallOutput(call_id="c1", name="", output='{"celsius": 3}', is_error=False)
+    )
+
+    said, answered = gen_ai.to_input_messages(chat_ctx)
+    assert [part["type"] for part in said["parts"]] == ["text", "tool_call", "tool_call"]
+    assert answered["parts"] == [
+        {"type": "tool_call_response", "id": "c1", "response": {"celsius": 3}}
+    ]
+
+
+def test_the_output_of_a_tool_that_failed_is_no_result() -> None:
+    span = tracer.start_span("function_tool")
+    gen_ai.set_tool_result(span, result="not today", is_error=True)
+
+    assert attributes_of(span) == {"error.type": "tool_error"}
+
+
+def test_an_error_with_an_http_status_is_known_by_it() -> None:
+    span = tracer.start_span("llm_request")
+    gen_ai.set_error_type(span, APIStatusError("too fast", status_code=429))
+
+    assert attributes_of(span) == {"error.type": "429"}
+
+
 def test_tools_as_definitions() -> None:
     class Search(llm.ProviderTool):
         pass
@@ -116,13 +161,13 @@ def test_tools_as_definitions() -> None:
     function, search = gen_ai.to_tool_definitions([get_weather, Search(id="web_search")])
 
     assert (function["type"], function["name"]) == ("function", "get_weather")
-    assert "city" in function["parameters"]["properties"]
+    assert "parameters" not in function
     assert search == {"type": "web_search", "name": "web_search"}
 
 
 @pytest.mark.parametrize(
     ("calls", "interrupted", "reason"),
-    [([], False, "stop"), ([call()], False, "tool_call"), ([call()], True, "interrupted")],
+    [([], False, "stop"), ([call()], False, "tool_call"), ([call()], True, "error")],
 )
 def test_finish_reasons(calls: list[llm.FunctionCall], interrupted: bool, reason: str) -> None:
     assert gen_ai.finish_reason_for(function_calls=calls, interrupted=interrupted) == reason
@@ -163,13 +208,13 @@ def test_content_is_recorded_unless_switched_off(monkeypatch: pytest.MonkeyPatch
             output_messages=[],
         )
         gen_ai.set_tool_attributes(span, name="t", call_id="c1", arguments="{}")
-        gen_ai.set_tool_result(span, result="ok", is_error=True)
+        gen_ai.set_tool_result(span, result="ok", is_error=False)
         return attributes_of(span)
 
     attributes = record()
     assert json.loads(attributes["gen_ai.system_instructions"])[0]["content"] == "Be kind."
     assert attributes["gen_ai.tool.call.arguments"] == "{}"
-    assert attributes["gen_ai.tool.call.result"] == "ok"
+    assert attributes["gen_ai.tool.call.result"] == '"ok"'
     assert "gen_ai.output.messages" not in attributes
 
     gen_ai.set_capture_content(False)
@@ -178,7 +223,6 @@ def test_content_is_recorded_unless_switched_off(monkeypatch: pytest.MonkeyPatch
         "gen_ai.tool.name": "t",
         "gen_ai.tool.call.id": "c1",
         "gen_ai.tool.type": "function",
-        "error.type": "tool_error",
     }
 
     monkeypatch.setattr(gen_ai, "_capture_content", None)

@@ -114,11 +114,11 @@ async def test_a_whole_call_with_a_tool_an_interruption_and_a_tool_that_hangs(tr
     for name in (
         "session_start",
         "session_close",
-        "start_agent_activity",
-        "on_enter",
         "agent_turn",
     ):
         assert trace.parents(name) == {"agent_session"}, name
+    assert trace.parents("start_agent_activity") == {"session_start"}
+    assert trace.parents("on_enter") == {"start_agent_activity"}
     assert trace.parents("setup_toolsets") == {"start_agent_activity"}
     assert trace.parents("drain_agent_activity") == {"session_close"}
     assert trace.parents("on_exit") == {"drain_agent_activity"}
@@ -178,7 +178,7 @@ async def test_a_handoff_is_one_span_with_both_agents_in_it(trace: Trace) -> Non
     assert attributes["lk.agent_label"] == second.label
     assert attributes["lk.previous_agent_label"] == first.label
     assert trace.parents("update_agent") == {"agent_session"}
-    assert trace.parents("start_agent_activity") == {"agent_session", "update_agent"}
+    assert trace.parents("start_agent_activity") == {"session_start", "update_agent"}
     assert trace.parents("drain_agent_activity") == {"update_agent", "session_close"}
     assert trace.parents("agent_turn") == {"agent_session"}
 

@@ -151,7 +151,7 @@ class LLMStream(ProviderStream):
             self._attempt_failed = False
             self._tally.start_attempt()
             try:
-                with attempt_span(self._llm_attempt_span_name, retry_count=policy.failures) as span:
+                with attempt_span(self, retry_count=policy.failures) as span:
                     try:
                         await self._run()
                     finally:

@@ -49,13 +49,18 @@ def request_span(stream: LLMStream) -> AbstractContextManager[Span]:
     )
 
 
-def attempt_span(name: str | None, *, retry_count: int) -> AbstractContextManager[Span]:
-    """Cover one attempt; without a name, nothing."""
+def attempt_span(stream: LLMStream, *, retry_count: int) -> AbstractContextManager[Span]:
+    """Cover one attempt, if attempts of such a stream have a name."""
+    name = stream._llm_attempt_span_name
     if name is None or not tracer.is_recording:
         return nullcontext(NOOP_SPAN)
-    return tracer.start_as_current_span(
-        name, attributes={trace_types.ATTR_RETRY_COUNT: retry_count}
-    )
+    attributes: dict[str, Any] = {
+        trace_types.ATTR_RETRY_COUNT: retry_count,
+        trace_types.ATTR_GEN_AI_REQUEST_MODEL: stream._llm.model,
+    }
+    if provider := trace_types.gen_ai_provider_name(stream._llm.provider):
+        attributes[trace_types.ATTR_GEN_AI_PROVIDER_NAME] = provider
+    return tracer.start_as_current_span(name, attributes=attributes)
 
 
 @_harmless

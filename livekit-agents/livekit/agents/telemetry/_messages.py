@@ -31,29 +31,57 @@ _INSTRUCTION_ROLES = frozenset({"system", "developer"})
 
 
 def to_system_instructions(chat_ctx: ChatContext) -> list[_Json]:
-    """Return what the model was instructed, as parts of a message."""
-    return [
-        part
-        for item in chat_ctx.items
-        if item.type == "message" and is_instruction(item)
-        for part in _parts(item)
-    ]
+    """Return what the model was instructed at the outset, as parts of a message.
+
+    What it was told on the way has its place in the conversation: see `to_input_messages`.
+    """
+    found = instructions_of(chat_ctx.items)
+    return [] if found is None else _parts(found)
 
 
 def to_input_messages(chat_ctx: ChatContext) -> list[_Json]:
-    """Return the conversation that a model was given, without its instructions."""
-    messages = (_message(item) for item in chat_ctx.items)
-    return [message for message in messages if message is not None]
+    """Return the conversation that a model was given, without its first instructions."""
+    return entry_messages(entries_of(chat_ctx.items))
 
 
-def is_instruction(item: ChatItem) -> bool:
-    """Whether an item is a part of what `to_system_instructions` returns."""
-    return item.type == "message" and item.role in _INSTRUCTION_ROLES
+def entry_messages(entries: Sequence[Sequence[ChatItem]]) -> list[_Json]:
+    """Return a message for each of `entries`."""
+    return [_message(entry) for entry in entries]
 
 
-def is_entry(item: ChatItem) -> bool:
-    """Whether an item has a message in what `to_input_messages` returns."""
-    return item.type in _ENTRY_TYPES and not is_instruction(item)
+def instructions_of(items: Sequence[ChatItem]) -> ChatMessage | None:
+    """The message that instructs the model: the agent's own, else one that comes first."""
+    from ..voice.generation import INSTRUCTIONS_MESSAGE_ID
+
+    for item in items:
+        if item.type == "message" and item.id == INSTRUCTIONS_MESSAGE_ID:
+            return item
+    first = items[0] if items else None
+    if first is not None and first.type == "message" and first.role in _INSTRUCTION_ROLES:
+        return first
+    return None
+
+
+def entries_of(items: Sequence[ChatItem]) -> list[list[ChatItem]]:
+    """The conversation, in pieces that have a message each: calls go with what they follow."""
+    instructions = instructions_of(items)
+    entries: list[list[ChatItem]] = []
+    for item in items:
+        if item is instructions or item.type not in _ENTRY_TYPES:
+            continue
+        if item.type == "message" and not _parts(item):
+            continue
+        if item.type == "function_call" and entries and _is_of_model(entries[-1][-1]):
+            entries[-1].append(item)
+        else:
+            entries.append([item])
+    return entries
+
+
+def _is_of_model(item: ChatItem) -> bool:
+    if item.type == "message":
+        return item.role == "assistant"
+    return item.type == "function_call"
 
 
 def to_output_messages(
@@ -79,26 +107,42 @@ def to_output_messages(
 
 
 def to_tool_definitions(tools: ToolContext | Sequence[Tool]) -> list[_Json]:
-    """Return the tools that a model could use: functions with their schema, others by name."""
+    """Return the tools that a model could use: names and descriptions.
+
+    Schemas are left out: they would be most of a trace.
+    """
     from ..llm import ToolContext
 
     context = tools if isinstance(tools, ToolContext) else ToolContext(tools)
-    functions: list[_Json] = [
-        {"type": "function", **schema["function"]}
-        for schema in context.parse_function_tools("openai", strict=False)
-    ]
+    functions: list[_Json] = []
+    for schema in context.parse_function_tools("openai", strict=False):
+        function = {"type": "function", "name": schema["function"]["name"]}
+        if description := schema["function"].get("description"):
+            function["description"] = description
+        functions.append(function)
     return functions + [{"type": tool.id, "name": tool.id} for tool in context.provider_tools]
 
 
-def _message(item: ChatItem) -> _Json | None:
-    if item.type == "message" and item.role not in _INSTRUCTION_ROLES:
-        return {"role": item.role, "parts": _parts(item)}
-    if item.type == "function_call":
-        return {"role": "assistant", "parts": [_call_part(item)]}
-    if item.type == "function_call_output":
-        part = {"type": "tool_call_response", "id": item.call_id, "response": item.output}
-        return {"role": "tool", "parts": [part]}
-    return None
+def _message(entry: Sequence[ChatItem]) -> _Json:
+    first = entry[0]
+    if first.type == "function_call_output":
+        part: _Json = {"type": "tool_call_response", "id": first.call_id}
+        if first.name:
+            part["name"] = first.name
+        return {"role": "tool", "parts": [{**part, "response": _decoded(first.output)}]}
+    if first.type == "message" and first.role in _INSTRUCTION_ROLES:
+        return {"role": "system", "parts": _parts(first)}
+    parts = [
+        part
+        for item in entry
+        for part in (_parts(item) if item.type == "message" else [_call_part(_as_call(item))])
+    ]
+    return {"role": first.role if first.type == "message" else "assistant", "parts": parts}
+
+
+def _as_call(item: ChatItem) -> FunctionCall:
+    assert item.type == "function_call"
+    return item
 
 
 def _parts(message: ChatMessage) -> list[_Json]:
@@ -131,8 +175,13 @@ def _audio_part(content: AudioContent) -> _Json:
 
 
 def _call_part(call: AnyFunctionCall) -> _Json:
-    try:
-        arguments = json.loads(call.arguments)
-    except ValueError:
-        arguments = call.arguments  # as the model wrote it: that it isn't JSON is worth seeing
+    arguments = _decoded(call.arguments)
     return {"type": "tool_call", "id": call.call_id, "name": call.name, "arguments": arguments}
+
+
+def _decoded(text: str) -> Any:
+    """What JSON says; other text as it is: that a model wrote no JSON is worth seeing."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -19,6 +19,7 @@ from ._messages import (
     to_tool_definitions,
 )
 from .trace_types import GenAIFinishReason, GenAIOperationName, gen_ai_provider_name
+from .utils import error_type
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -133,11 +134,10 @@ def finish_reason_for(
 ) -> str:
     """Say why a model stopped, judging by its response.
 
-    An interrupted response has the reason `"interrupted"`, which the conventions don't list but
-    allow.
+    A response that was cut off has the reason `"error"`: the conventions know no better one.
     """
     if interrupted:
-        return "interrupted"
+        return GenAIFinishReason.ERROR
     return GenAIFinishReason.TOOL_CALL if function_calls else GenAIFinishReason.STOP
 
 
@@ -202,16 +202,19 @@ def set_response_attributes(
 
 def set_usage_attributes(span: Span, usage: CompletionUsage) -> None:
     """Record how many tokens a request took."""
+    special = {
+        trace_types.ATTR_GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS: usage.prompt_cached_tokens,
+        trace_types.ATTR_GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS: usage.cache_creation_tokens,
+        trace_types.ATTR_GEN_AI_USAGE_REASONING_OUTPUT_TOKENS: usage.reasoning_tokens,
+        trace_types.ATTR_GEN_AI_USAGE_INPUT_CACHED_TOKENS: usage.prompt_cached_tokens,
+        trace_types.ATTR_GEN_AI_USAGE_REASONING_TOKENS: usage.reasoning_tokens,
+    }
     _set(
         span,
         {
             trace_types.ATTR_GEN_AI_USAGE_INPUT_TOKENS: usage.prompt_tokens,
             trace_types.ATTR_GEN_AI_USAGE_OUTPUT_TOKENS: usage.completion_tokens,
-            trace_types.ATTR_GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS: usage.prompt_cached_tokens,
-            trace_types.ATTR_GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS: usage.cache_creation_tokens,
-            trace_types.ATTR_GEN_AI_USAGE_REASONING_OUTPUT_TOKENS: usage.reasoning_tokens,
-            trace_types.ATTR_GEN_AI_USAGE_INPUT_CACHED_TOKENS: usage.prompt_cached_tokens,
-            trace_types.ATTR_GEN_AI_USAGE_REASONING_TOKENS: usage.reasoning_tokens,
+            **{key: tokens for key, tokens in special.items() if tokens},
         },
     )
 
@@ -316,16 +319,19 @@ def set_tool_attributes(
 
 
 def set_tool_result(span: Span, *, result: str | None, is_error: bool) -> None:
-    """Record what a tool returned; left out if content isn't to be captured."""
-    if capture_content_enabled():
-        _set(span, {trace_types.ATTR_GEN_AI_TOOL_CALL_RESULT: result})
+    """Record what a tool returned, as JSON; left out if content isn't to be captured.
+
+    Of a tool that failed only that is recorded: its output is no result.
+    """
     if is_error:
         set_error_type(span, "tool_error")
+    elif result is not None and capture_content_enabled():
+        _set(span, {trace_types.ATTR_GEN_AI_TOOL_CALL_RESULT: _as_json(result)})
 
 
 def set_error_type(span: Span, error: BaseException | str) -> None:
-    """Record what kind of error ended a span, without its details."""
-    kind = error if isinstance(error, str) else type(error).__qualname__
+    """Record what kind of error ended a span, without its details: see `error_type`."""
+    kind = error if isinstance(error, str) else error_type(error)
     _set(span, {trace_types.ATTR_ERROR_TYPE: kind})
 
 
@@ -336,3 +342,10 @@ def _set(span: Span, attributes: Mapping[str, Any]) -> None:
 
 def _json(value: list[dict[str, Any]] | None) -> str | None:
     return json.dumps(value, ensure_ascii=False) if value else None
+
+
+def _as_json(text: str) -> str:
+    try:
+        return json.dumps(json.loads(text), ensure_ascii=False)
+    except ValueError:
+        return json.dumps(text, ensure_ascii=False)

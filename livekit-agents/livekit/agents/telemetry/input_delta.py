@@ -12,15 +12,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import trace_types
-from ._messages import is_entry, is_instruction, to_input_messages, to_system_instructions
+from ._messages import entries_of, entry_messages, instructions_of, to_system_instructions
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext
 
     from ..llm import ChatContext, ChatItem
+
+    _Entry: TypeAlias = Sequence[ChatItem]
 
 __all__ = [
     "LLM_NODE",
@@ -62,14 +65,14 @@ class InputDelta:
     Attributes:
         chat_ctx: The recorded items, in order.
         instructions: Those of them that instruct; none when they have not changed.
-        conversation: The others: all of them, or what the base does not have.
+        conversation: The others, in entries: all of them, or what the base does not have.
         base: The span that this one continues; None for a full record.
         dropped_from_base: How many of its last entries are not part of this input.
     """
 
     chat_ctx: ChatContext
     instructions: Sequence[ChatItem]
-    conversation: Sequence[ChatItem]
+    conversation: Sequence[_Entry]
     base: SpanContext | None = None
     dropped_from_base: int | None = None
 
@@ -81,7 +84,7 @@ class InputDelta:
 
     def input_messages(self) -> list[dict[str, Any]]:
         """The conversation, as `gen_ai.to_input_messages` puts it."""
-        return to_input_messages(_context(self.conversation))
+        return entry_messages(self.conversation)
 
     def system_instructions(self) -> list[dict[str, Any]]:
         """The instructions, as `gen_ai.to_system_instructions` puts them."""
@@ -123,7 +126,7 @@ class InputDeltaScope:
         instructions, conversation = _split(site, chat_ctx.items)
         recorded = _Recorded(
             tuple(item._fingerprint() for item in instructions),
-            tuple(item._fingerprint() for item in conversation),
+            tuple(_fingerprint(entry) for entry in conversation),
             span.get_span_context(),
         )
         base = self._tracker._bases.get(site.name)
@@ -137,7 +140,7 @@ class InputDeltaScope:
             instructions = []
         added = conversation[shared:]
         return InputDelta(
-            _context([*instructions, *added]),
+            _context([*instructions, *chain.from_iterable(added)]),
             instructions,
             added,
             base=base.span,
@@ -188,14 +191,13 @@ def set_attributes(span: Span, delta: InputDelta) -> None:
     )
 
 
-def _split(
-    site: InputDeltaSite, items: Sequence[ChatItem]
-) -> tuple[list[ChatItem], list[ChatItem]]:
+def _split(site: InputDeltaSite, items: Sequence[ChatItem]) -> tuple[list[ChatItem], list[_Entry]]:
     """Instructions and conversation, as the two are told apart in what `site` records."""
     if site.chat_ctx:
-        return _split_by_id(items)
-    instructions = [item for item in items if is_instruction(item)]
-    return instructions, [item for item in items if is_entry(item)]
+        instructions, others = _split_by_id(items)
+        return instructions, [[item] for item in others]
+    first = instructions_of(items)
+    return [] if first is None else [first], list(entries_of(items))
 
 
 def _split_by_id(items: Sequence[ChatItem]) -> tuple[list[ChatItem], list[ChatItem]]:
@@ -214,6 +216,10 @@ def _split_by_id(items: Sequence[ChatItem]) -> tuple[list[ChatItem], list[ChatIt
     if any(item.id in ids for item in items[leading:]):
         leading = 0  # out of place: nobody could tell them apart where they are not known by it
     return list(items[:leading]), list(items[leading:])
+
+
+def _fingerprint(entry: _Entry) -> bytes:
+    return b"".join(item._fingerprint() for item in entry)
 
 
 def _shared_prefix(before: Sequence[bytes], now: Sequence[bytes]) -> int:

@@ -59,6 +59,12 @@ def redaction_enabled(span_attributes: Mapping[str, Any] | None = None) -> bool:
     return bool(getattr(current_job(), "_redaction_enabled", False))
 
 
+def error_type(error: BaseException) -> str:
+    """The kind of an error: its HTTP status where it has one, else the name of its class."""
+    status = getattr(error, "status_code", None)
+    return str(status) if isinstance(status, int) and status > 0 else type(error).__name__
+
+
 def participant_attributes(participant: rtc.Participant) -> dict[str, str]:
     """Return the attributes that say who a participant is."""
     from livekit import rtc
@@ -91,8 +97,7 @@ def record_exception(
         return
     if not is_given(redacted):
         redacted = redaction_enabled()
-    kind = f"{type(exception).__module__}.{type(exception).__qualname__}"
-    kind = kind.removeprefix("builtins.")
+    kind = type(exception).__name__
     message = REDACTED_EXCEPTION_MESSAGE if redacted else str(exception)
     attributes = {
         trace_types.ATTR_EXCEPTION_TYPE: kind,
@@ -103,14 +108,15 @@ def record_exception(
             traceback.format_exception(type(exception), exception, exception.__traceback__)
         )
 
-    span.set_attributes({**attributes, trace_types.ATTR_ERROR_TYPE: kind})
+    span.set_attributes({**attributes, trace_types.ATTR_ERROR_TYPE: error_type(exception)})
     if record_event:
-        span.add_event("exception", attributes)
+        module = type(exception).__module__
+        qualified = f"{module}.{type(exception).__qualname__}".removeprefix("builtins.")
+        span.add_event("exception", {**attributes, trace_types.ATTR_EXCEPTION_TYPE: qualified})
     if set_status:
         from opentelemetry.trace import Status, StatusCode
 
-        status = message if redacted else f"{type(exception).__name__}: {message}"
-        span.set_status(Status(StatusCode.ERROR, status))
+        span.set_status(Status(StatusCode.ERROR, message))
 
 
 def record_realtime_metrics(span: Span, ev: RealtimeModelMetrics) -> None:

@@ -46,6 +46,7 @@ class RequestTrace:
         self._attempt_name = attempt_name
         self._span: Span | None = None
         self._caller = tracer.current_span()
+        self._model: Mapping[str, str] = {}
         self.attributes: Mapping[str, Any] = {}
         """Further attributes of the span; to be set before it starts."""
 
@@ -53,11 +54,11 @@ class RequestTrace:
         """Start the span. Returns a context manager inside which it is current."""
         attributes: dict[str, Any] = {}
         if tracer.is_recording:
+            self._model = {ATTR_GEN_AI_REQUEST_MODEL: tts.model, **_provider(tts)}
             attributes = {
                 ATTR_TTS_STREAMING: streaming,
                 ATTR_TTS_LABEL: tts.label,
-                ATTR_GEN_AI_REQUEST_MODEL: tts.model,
-                **_provider(tts),
+                **self._model,
                 **self.attributes,
             }
         self._span = tracer.start_span(self._name, attributes=attributes)
@@ -74,7 +75,7 @@ class RequestTrace:
         if self._attempt_name is None:
             return nullcontext()
         return tracer.start_as_current_span(
-            self._attempt_name, attributes={ATTR_RETRY_COUNT: retry_count}
+            self._attempt_name, attributes={ATTR_RETRY_COUNT: retry_count, **self._model}
         )
 
     def record_input_text(self, text: str) -> None:

@@ -203,8 +203,8 @@ class AgentActivity(ActivityChanges, ActivityRecognitionHooks, ActivityModels):
             if self._started or self.closed:
                 return
             self._agent._activity = self
-            around = tracer.current_context() if trace_context is None else trace_context
             with start_span(self, trace_context):
+                around = tracer.current_context()
                 wiring.prewarm(self)
                 with activity_span("setup_toolsets", self):
                     await wiring.set_up_toolsets(self)

@@ -105,8 +105,12 @@ class Handoffs:
         finally:
             self._requested -= 1
 
-    async def switch(self, agent: Agent) -> None:
+    async def switch(self, agent: Agent, *, trace_context: Any = None) -> None:
         """Give the floor to `agent`: end the current activity, start a new one.
+
+        Args:
+            agent: That takes the floor.
+            trace_context: Where its start is traced; as where this is called when None.
 
         Raises:
             RuntimeError: If the agent is active elsewhere.
@@ -130,7 +134,7 @@ class Handoffs:
                     await new.discard(reuse)
                     return
                 self._take_floor(new, old.agent if old is not None else None)
-                await new.start(reuse_resources=reuse)
+                await new.start(reuse_resources=reuse, trace_context=trace_context)
             finally:
                 if session._next_activity is new:
                     session._next_activity = None

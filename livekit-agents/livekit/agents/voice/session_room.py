@@ -96,12 +96,14 @@ async def start_agent(session: AgentSession[Any], agent: Agent, job: Any) -> Non
     background, for the job to disconnect.
     """
     if job is None:
-        await session._handoffs.switch(agent)
+        await session._handoffs.switch(agent, trace_context=session._spans.start_context)
         return
     connecting = job._scope.spawn(job.connect(), name="connect the room", log_errors=False)
     connecting.add_done_callback(_retrieve)
     starting = session._scope.spawn(
-        session._handoffs.switch(agent), name="start the agent", log_errors=False
+        session._handoffs.switch(agent, trace_context=session._spans.start_context),
+        name="start the agent",
+        log_errors=False,
     )
     try:
         await asyncio.wait((connecting, starting), return_when=asyncio.FIRST_EXCEPTION)

@@ -134,7 +134,7 @@ async def _start_all(session: AgentSession[Any], request: StartRequest) -> None:
         from . import session_room
 
         await _record(session)
-        await session._handoffs.switch(request.agent)
+        await session._handoffs.switch(request.agent, trace_context=session._spans.start_context)
         await session_room.start_host(session)
     elif is_given(request.room):
         from . import session_room
@@ -145,7 +145,7 @@ async def _start_all(session: AgentSession[Any], request: StartRequest) -> None:
         await session_room.start_host(session)
     else:
         await _record(session)
-        await session._handoffs.switch(request.agent)
+        await session._handoffs.switch(request.agent, trace_context=session._spans.start_context)
     # no await until it runs: either all of the session does, or none of it
     session._started = True
     if session.options.ivr_detection:

@@ -193,13 +193,11 @@ def record_llm(span: Span, inference: LLMInference) -> None:
     from ...telemetry import gen_ai
 
     if gen_ai.capture_content_enabled():
-        if text := inference.text:
-            span.set_attribute(trace_types.ATTR_RESPONSE_TEXT, text)
-        if inference.made_calls:
-            span.set_attribute(
-                trace_types.ATTR_RESPONSE_FUNCTION_CALLS,
-                json.dumps([json.loads(each.model_dump_json()) for each in inference.made_calls]),
-            )
+        span.set_attribute(trace_types.ATTR_RESPONSE_TEXT, inference.text or "")
+        span.set_attribute(
+            trace_types.ATTR_RESPONSE_FUNCTION_CALLS,
+            json.dumps([json.loads(each.model_dump_json()) for each in inference.made_calls]),
+        )
     if inference.ttft is not None:
         span.set_attribute(trace_types.ATTR_RESPONSE_TTFT, inference.ttft)
     if inference.error is not None:
