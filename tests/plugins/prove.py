@@ -3,6 +3,8 @@
     make plugins                         all of them
     make plugins ARGS="deepgram openai"  some
     make plugins ARGS=--write            and keep the table in docs/plugins.md
+    make plugins ARGS=--newest           with the newest releases of what the plugins need
+    make plugins ARGS=--record           write those down in constraints.txt, for all other runs
 
 They are installed from the package index into a virtual environment of their own (.venv-plugins),
 with this tree as their `livekit-agents`. Each is imported, all its models are built, and each model
@@ -16,8 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import shutil
 import subprocess
 import sys
 import time
@@ -27,14 +27,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from environment import HERE, ROOT, Plugin, install, read_list, record
 from known import KNOWN
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
-VENV = ROOT / ".venv-plugins"
-LIST = HERE / "published.txt"
 DOCUMENT = ROOT / "docs" / "plugins.md"
-NEEDED = ("trustme>=1.2", "pytest>=8.2")
 TIMEOUT = 150.0
 """Seconds for one plugin."""
 
@@ -43,15 +39,6 @@ CLOSED_WITHIN = 7.5
 
 RELEASED_WITHIN = 5.5
 """Seconds after a hang-up in which no connection may be left."""
-
-
-@dataclass
-class Plugin:
-    """A line of the list."""
-
-    package: str
-    version: str
-    module: str
 
 
 @dataclass
@@ -65,33 +52,6 @@ class Line:
     """What is wrong and not known."""
     notes: list[str] = field(default_factory=list)
     """What is wrong and known, with the reason."""
-
-
-def read_list() -> list[Plugin]:
-    """The plugins that are to be run."""
-    plugins = []
-    for line in LIST.read_text().splitlines():
-        match = re.match(r"livekit-plugins-(\S+)==(\S+)(?:\s+# import (\w+))?", line)
-        if match:
-            name, version, module = match.groups()
-            plugins.append(Plugin(name, version, module or name.replace("-", "_")))
-    return plugins
-
-
-def install() -> Path:
-    """Make the environment, or bring it up to date."""
-    python = VENV / "bin" / "python"
-    uv = shutil.which("uv") or str(Path(sys.executable).parent / "uv")
-    if not Path(uv).exists():
-        uv = ""
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
-    pip = [uv, "pip", "install", "-q", "--python", str(python)]
-    if not uv:
-        pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    package = str(ROOT / "livekit-agents")
-    subprocess.run([*pip, "-r", str(LIST), *NEEDED, "-e", package], check=True)
-    return python
 
 
 def probe(python: Path, plugin: Plugin) -> dict[str, Any]:
@@ -111,12 +71,25 @@ def probe(python: Path, plugin: Plugin) -> dict[str, Any]:
     return report
 
 
-def run(python: Path, plugin: Plugin) -> list[Line]:
-    """The lines of a plugin. Time is real here: what fails is tried once more before it counts."""
-    lines = list(judge(plugin, probe(python, plugin)))
-    if any(line.problems for line in lines):
-        lines = list(judge(plugin, probe(python, plugin)))
-    return lines
+def run(python: Path, plugins: list[Plugin], jobs: int) -> list[Line]:
+    """The lines of all, side by side.
+
+    Time is real here, and a busy machine misses moments: what fails gets one more chance, alone.
+    """
+    with ThreadPoolExecutor(jobs) as side_by_side:
+        lines = [
+            list(judge(plugin, report))
+            for plugin, report in zip(
+                plugins,
+                side_by_side.map(lambda plugin: probe(python, plugin), plugins),
+                strict=True,
+            )
+        ]
+    for number, plugin in enumerate(plugins):
+        if any(line.problems for line in lines[number]):
+            print(f"once more, alone: {plugin.package}", file=sys.stderr)
+            lines[number] = list(judge(plugin, probe(python, plugin)))
+    return [line for of_plugin in lines for line in of_plugin]
 
 
 def judge(plugin: Plugin, report: dict[str, Any]) -> Iterator[Line]:
@@ -227,15 +200,17 @@ def main() -> int:
     parser.add_argument("plugins", nargs="*", help="names such as deepgram; all by default")
     parser.add_argument("--write", action="store_true", help=f"keep the table in {DOCUMENT.name}")
     parser.add_argument("--jobs", type=int, default=6, help="plugins at a time; they mostly wait")
+    parser.add_argument("--newest", action="store_true", help="use the newest of what they need")
+    parser.add_argument("--record", action="store_true", help="write those versions down, and end")
     options = parser.parse_args()
+    if options.record:
+        record()
+        return 0
     began = time.monotonic()
-    python = install()
+    python = install(newest=options.newest)
     installed = time.monotonic()
     wanted = [p for p in read_list() if not options.plugins or p.package in options.plugins]
-    lines: list[Line] = []
-    with ThreadPoolExecutor(options.jobs) as side_by_side:
-        for new in side_by_side.map(lambda plugin: run(python, plugin), wanted):
-            lines += new
+    lines = run(python, wanted, options.jobs)
     text = table(lines)
     print(text)
     bad = [(line, problem) for line in lines for problem in line.problems]
