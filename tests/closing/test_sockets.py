@@ -120,6 +120,14 @@ class Receptionist(Agent):
             await self.free.wait()
 
 
+class Listener(Receptionist):
+    """Hears by a node of its own, so that it takes over no stream of the agent before it."""
+
+    async def stt_node(self, audio: Any, model_settings: Any) -> Any:
+        async for event in Agent.default.stt_node(self, audio, model_settings):
+            yield event
+
+
 @dataclass
 class Scene:
     """A call: a server, clients with manners, an agent and its audio."""
@@ -440,6 +448,57 @@ async def test_idle_connections_of_a_pool_belong_to_the_voice() -> None:
         await close(session)
         assert here.server.open == ["tts"]
         await here.tts.aclose()
+        await nobody_calls(here.server)
+
+
+async def test_a_socket_that_its_stream_forgot_ends_with_the_session() -> None:
+    async with scene() as here:
+        here.hearing.socket = "forgotten"
+        here.calls_a_tool()
+        session = here.make_session()
+        recorded = Recorded(session)
+        await session.start(here.agent)
+        session.generate_reply(user_input="hello")
+        await asyncio.sleep(1)
+        assert here.server.open == ["stt"]
+        assert await close(session) <= BOUND
+        (closed,) = recorded.closes
+        assert closed.report is not None and not closed.report.survivors
+        await nobody_calls(here.server)
+
+
+async def test_a_socket_kept_for_the_next_stream_lasts_as_long_as_the_session() -> None:
+    async with scene() as here:
+        here.hearing.socket = "kept"
+        session = here.make_session(turn_handling={"endpointing": {"min_delay": 0.2}})
+        await session.start(here.agent)
+        await asyncio.sleep(1)
+        session.update_agent(Listener(here.free))
+        await asyncio.sleep(1)
+        assert here.stt.streams == 2
+        assert here.server.open == ["stt"] and len(here.server.of("stt")) == 1
+        await here.server.hear("good evening")
+        await asyncio.sleep(5)
+        said = [message.text_content for message in session.history.messages()]
+        assert said == ["good evening", "at your service"]
+        await close(session)
+        await nobody_calls(here.server)
+
+
+async def test_a_socket_that_a_model_reads_for_all_its_streams_belongs_to_the_model() -> None:
+    async with scene() as here:
+        here.hearing.socket = "shared"
+        session = here.make_session(turn_handling={"endpointing": {"min_delay": 0.2}})
+        for _ in range(2):
+            session.input.audio, session.output.audio = here.microphone, here.speaker
+            await session.start(Receptionist(here.free))
+            await asyncio.sleep(1)
+            await here.server.hear("good evening")
+            await asyncio.sleep(5)
+            assert session.history.messages()[-2].text_content == "good evening"
+            await close(session)
+            assert here.server.open == ["stt"] and len(here.server.of("stt")) == 1
+        await here.stt.aclose()
         await nobody_calls(here.server)
 
 

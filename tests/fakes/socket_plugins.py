@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -36,6 +37,9 @@ class Manners:
     """What goes wrong when a client is closed."""
 
     closing: Literal["well", "aclose hangs", "cleanup hangs", "ignores cancellation"] = "well"
+    socket: Literal["closed", "forgotten", "kept", "shared"] = "closed"
+    """What becomes of the socket of an STT stream that ends: it is left open and nobody knows it
+    any more, kept for the model's next stream, or read by a task of the model for all streams."""
     free: asyncio.Event = field(default_factory=asyncio.Event)
     """Set it to let whatever hangs end, so that a test can end."""
 
@@ -96,6 +100,29 @@ class SocketSTT(stt.STT[Any]):
     def __init__(self, url: str, manners: Manners) -> None:
         super().__init__(capabilities=stt.STTCapabilities(streaming=True, interim_results=True))
         self.url, self.manners = f"{url}/stt", manners
+        self.streams = 0
+        self.socket: aiohttp.ClientWebSocketResponse | None = None
+        self.listener: Callable[[aiohttp.WSMessage], None] = lambda message: None
+        self._readers = TaskScope("socket stt")
+
+    async def open_socket(self, options: APIConnectOptions) -> aiohttp.ClientWebSocketResponse:
+        """A socket that no stream closes: a new one, or the one that is kept or shared."""
+        if self.socket is not None and self.manners.socket != "forgotten":
+            return self.socket
+        self.socket = await connected(self.url, options).__aenter__()
+        if self.manners.socket == "shared":
+            self._readers.spawn(self._read(self.socket))
+        return self.socket
+
+    async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        async for message in socket:
+            self.listener(message)
+
+    async def aclose(self) -> None:
+        """End the shared connection."""
+        if self.socket is not None:
+            await self.socket.close()
+        await self._readers.cancel(1.0)
 
     async def _recognize_impl(self, *_: Any, **__: Any) -> stt.SpeechEvent:
         raise NotImplementedError("this recognizer only streams")
@@ -106,6 +133,7 @@ class SocketSTT(stt.STT[Any]):
         language: NotGivenOr[str] = NOT_GIVEN,
         conn_options: APIConnectOptions = DEFAULT_API_CONNECT_OPTIONS,
     ) -> stt.RecognizeStream:
+        self.streams += 1
         return SocketRecognizeStream(stt=self, conn_options=conn_options, sample_rate=16000)
 
 
@@ -115,6 +143,9 @@ class SocketRecognizeStream(stt.RecognizeStream):
     _stt: SocketSTT
 
     async def _run(self) -> None:
+        if self._stt.manners.socket != "closed":
+            await self._talk(await self._stt.open_socket(self._conn_options))
+            return
         async with connected(self._stt.url, self._conn_options) as socket:
             self._report_connection_acquired(0.01, False)
             try:
@@ -141,18 +172,24 @@ class SocketRecognizeStream(stt.RecognizeStream):
                 await socket.send_json({"type": "finalize"})
 
     async def _receive(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        if self._stt.manners.socket == "shared":
+            self._stt.listener = self._take
+            await asyncio.get_running_loop().create_future()
         async for message in socket:
             if message.type is aiohttp.WSMsgType.ERROR:
                 raise hung_up(socket, message)
-            said = json.loads(message.data)
-            kind = stt.SpeechEventType
-            self._event_ch.send_nowait(
-                stt.SpeechEvent(
-                    type=kind.FINAL_TRANSCRIPT if said["final"] else kind.INTERIM_TRANSCRIPT,
-                    alternatives=[stt.SpeechData(language=LanguageCode("en"), text=said["text"])],
-                )
-            )
+            self._take(message)
         raise hung_up(socket)
+
+    def _take(self, message: aiohttp.WSMessage) -> None:
+        said = json.loads(message.data)
+        kind = stt.SpeechEventType
+        self._event_ch.send_nowait(
+            stt.SpeechEvent(
+                type=kind.FINAL_TRANSCRIPT if said["final"] else kind.INTERIM_TRANSCRIPT,
+                alternatives=[stt.SpeechData(language=LanguageCode("en"), text=said["text"])],
+            )
+        )
 
     async def aclose(self) -> None:
         await self._stt.manners.at_aclose()

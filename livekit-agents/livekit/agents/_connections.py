@@ -7,8 +7,10 @@ slot, until the process ends; and a client that reconnects by itself would dial 
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
+from typing import Any
 
 from .log import logger
 
@@ -51,9 +53,28 @@ class Connections:
 
     def cut(self) -> None:
         """Close what is open, without asking anyone, and refuse to open more. Idempotent."""
+        dialled = [transport.abort for transport in self._dialled()]
+        self._cut_these(dialled)
+
+    @property
+    def any_left(self) -> bool:
+        """Whether some that were noted are still in use."""
+        return bool(self._open)
+
+    def cut_leftovers(self) -> None:
+        """Close what an owner that has ended in peace holds open, if nobody can need it any more.
+
+        A connection that a task reads which the owner has started and left running is one that its
+        provider's code keeps for others as well, such as one for all speech of a voice: it stays.
+        One that nobody reads was forgotten. What a library of the provider dialled by itself is
+        not looked at: it may be idle in a pool of that library.
+        """
+        if self._open and not self._has_tasks():
+            self._cut_these([])
+
+    def _cut_these(self, dialled: list[Callable[[], None]]) -> None:
         self._cut = True
         connections, self._open = self._open, {}
-        dialled = [transport.abort for transport in self._dialled()]
         for cut in (*connections.values(), *dialled):
             try:
                 cut()
@@ -61,6 +82,14 @@ class Connections:
                 logger.exception("failed to cut a connection of %s", self._owner)
         if number := len(connections) + len(dialled):
             logger.warning("cut %d connection(s) that %s left open", number, self._owner)
+
+    def _has_tasks(self) -> bool:
+        """Whether a task runs that was started by the owner's code."""
+        return any(
+            context.get(_recording) is self
+            for task in asyncio.all_tasks()
+            if (context := _context_of(task)) is not None
+        )
 
     def _dialled(self) -> Iterator[asyncio.WriteTransport]:
         """Connections that were opened by the owner's code itself, whatever library it used.
@@ -87,6 +116,15 @@ class Connections:
 
     def __repr__(self) -> str:
         return f"<Connections of {self._owner}: {len(self._open)} open>"
+
+
+def _context_of(task: asyncio.Task[Any]) -> Context | None:
+    """The context of a task, which has no public name before Python 3.12."""
+    get_context = getattr(task, "get_context", None)
+    if get_context is not None:
+        context: Context = get_context()
+        return context
+    return next((part for part in gc.get_referents(task) if isinstance(part, Context)), None)
 
 
 class _Recording:

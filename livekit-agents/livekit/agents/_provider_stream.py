@@ -23,11 +23,11 @@ class ProviderStream(ABC, ClosesOnExit):
         self._closing_task: asyncio.Task[None] | None = None
         self._survivors: list[Survivor] = []
         self._scope = TaskScope(owner)
-        self._connections = Connections(f"{owner} stream")
+        self._recorded_connections = Connections(f"{owner} stream")
         # Subclasses go on with their own set-up after this constructor. A task factory that runs
         # tasks eagerly would call `_run` before they are done.
         self._constructing = True
-        with self._connections.recording():
+        with self._recorded_connections.recording():
             self._task = self._scope.spawn(
                 self._main_task(), name=f"{type(self).__name__}._main_task", log_errors=False
             )
@@ -76,7 +76,7 @@ class ProviderStream(ABC, ClosesOnExit):
         patience = Patience(self._close_grace)
         survivors = await self._scope.cancel(self._close_grace)
         if survivors or patience.lost:
-            self._connections.cut()
+            self._recorded_connections.cut()
         if survivors:
             self._survivors = survivors
             report_survivors(survivors)

@@ -103,10 +103,10 @@ class RecognizeStream(ABC, ClosesOnExit):
 
         self._task_scope = aio.TaskScope(f"{stt.label} stream")
         self._closing_task: asyncio.Task[None] | None = None
-        self._connections = Connections(f"{stt.label} stream")
+        self._recorded_connections = Connections(f"{stt.label} stream")
         self._survivors: list[aio.Survivor] = []
         name = type(self).__name__
-        with self._connections.recording():
+        with self._recorded_connections.recording():
             self._task = self._task_scope.spawn(
                 self._main_task(), name=f"{name}._main_task", log_errors=False
             )
@@ -467,7 +467,7 @@ class RecognizeStream(ABC, ClosesOnExit):
         patience = Patience(CLOSE_GRACE)
         survivors = await self._task_scope.cancel(CLOSE_GRACE, spare=(self._metrics_task,))
         if survivors or patience.lost:
-            self._connections.cut()
+            self._recorded_connections.cut()
         if survivors:
             self._survivors = survivors
         self._event_ch.close()

@@ -1,7 +1,8 @@
 """Streams of models that did not end together with the node that opened them.
 
 A node that is cancelled while it closes its stream ends before the stream has. The session's close
-looks here before it says that nothing is left.
+looks here before it says that nothing is left. It also ends what streams of the session have left
+open when they ended, as by then no later stream of the session can want to use it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from .._connections import Connections
 from ..utils.aio import Survivor, wait_until
 from .closing import Step
 
@@ -23,6 +25,7 @@ class EndingStreams:
     def __init__(self) -> None:
         self._streams: dict[asyncio.Task[None], Any] = {}
         self._survivors: list[Survivor] = []
+        self._leftovers: list[Connections] = []
 
     @asynccontextmanager
     async def using(self, stream: S) -> AsyncGenerator[S, None]:
@@ -40,19 +43,30 @@ class EndingStreams:
                     closing.add_done_callback(self._ended)
 
     def _ended(self, closing: asyncio.Task[None]) -> None:
-        self._survivors += self._streams.pop(closing)._survivors
+        stream = self._streams.pop(closing)
+        self._survivors += stream._survivors
+        if stream._recorded_connections.any_left:
+            self._leftovers = [left for left in self._leftovers if left.any_left]
+            self._leftovers.append(stream._recorded_connections)
 
     def steps(self) -> list[Step]:
-        """Wait for them; cut the connections of those that don't end in time."""
-        if not self._streams and not self._survivors:
+        """Wait for them; cut the connections of those that don't end in time, or left some open."""
+        if not self._streams and not self._survivors and not self._leftovers:
             return []
         return [Step("streams of models", self._join, if_not=self.cut)]
 
     async def _join(self) -> list[Survivor]:
         await wait_until(self._streams, None)
+        self._cut_leftovers()
         return self._survivors
 
     def cut(self) -> None:
         """Cut the connections of all."""
         for stream in self._streams.values():
-            stream._connections.cut()
+            stream._recorded_connections.cut()
+        self._cut_leftovers()
+
+    def _cut_leftovers(self) -> None:
+        leftovers, self._leftovers = self._leftovers, []
+        for connections in leftovers:
+            connections.cut_leftovers()
