@@ -10,11 +10,21 @@ _PREWARM = (
     "what is left is the request with which the plugin warms up its own HTTP client; it ends with "
     "that client's timeout"
 )
-_KEPT = (
-    "the plugin keeps one connection for all speech of a model; it is the model's, not the "
-    "session's, and ends when the model or the job's HTTP session is closed"
+_SHARED = (
+    "the plugin reads one connection for all speech of a model, and the next session speaks over it; "
+    "it is the model's, and ends with the model's `aclose()`"
 )
-_SLOW_GOODBYE = "the same, and its `aclose()` waits for the provider's goodbye for longer than 5 s"
+_SLOW_GOODBYE = _SHARED + ", which waits for the provider's goodbye for longer than 5 s"
+_WARMS_UP = (
+    "what is left is the handshake that warms up the plugin's pool; the pool gives it up after 10 s"
+)
+_FORGOTTEN = (
+    "its own client forgets the connection when a stream is cancelled; garbage collection ends it"
+)
+_FORGOTTEN_PING = (
+    "its own client forgets the connection when the handshake that warms up its pool is given up; an "
+    "unanswered ping ends it after 40 s"
+)
 _TRIES_ON = "its client goes on trying for longer than 10 s; the session closes when it is asked to"
 _NATIVE = (
     "dials in native code (gRPC or an SDK), which can't be brought to the provider of this run; "
@@ -37,17 +47,10 @@ KNOWN: dict[tuple[str, str], str] = {
         (name, "released"): _PREWARM
         for name in ("anthropic.LLM", "google.LLM", "mistralai.LLM", "speechify.TTS")
     },
-    **{
-        (name, "released"): _KEPT
-        for name in (
-            "assemblyai.TTS",
-            "bland.TTS",
-            "inworld.TTS",
-            "slng.STT",
-            "upliftai.TTS",
-            "vakyam.TTS",
-        )
-    },
+    ("inworld.TTS", "released"): _SHARED,
+    **{(name, "released"): _WARMS_UP for name in ("assemblyai.TTS", "bland.TTS")},
+    ("upliftai.TTS", "released"): _FORGOTTEN,
+    ("vakyam.TTS", "released"): _FORGOTTEN_PING,
     **{
         (name, aspect): _SLOW_GOODBYE
         for name in ("elevenlabs.TTS", "palabra.TTS", "soniox.TTS")
@@ -58,7 +61,6 @@ KNOWN: dict[tuple[str, str], str] = {
         for name in ("aws.LLM", "fal.STT", "google.LLM", "ultravox.RealtimeModel")
     },
     ("google.beta.GeminiTTS", "unreachable"): _TRIES_ON,
-    **{(f"mistralai.{name}", "unreachable"): _TRIES_ON for name in ("STT", "TTS", "LLM")},
     **{
         (name, aspect): _NATIVE
         for name in ("google.STT", "google.TTS", "nvidia.STT", "nvidia.TTS", "aws.TTS")
