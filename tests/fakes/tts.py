@@ -6,6 +6,7 @@ import asyncio
 import math
 from array import array
 from collections.abc import Iterable, Mapping
+from itertools import groupby
 from typing import Any
 
 from livekit import rtc
@@ -56,12 +57,11 @@ def heard(
     current, length = 0, 0.0
     for item in audio:
         frame = item.frame if isinstance(item, SynthesizedAudio) else item
-        step = 1.0 / frame.sample_rate
-        for value in frame.data[:: frame.num_channels]:
+        for value, samples in groupby(frame.data[:: frame.num_channels].tolist()):
             if value != current:
                 text.append(chr(current) * round(length / seconds_per_char) if current else "")
                 current, length = value, 0.0
-            length += step
+            length += sum(1 for _ in samples) / frame.sample_rate
     text.append(chr(current) * round(length / seconds_per_char) if current else "")
     return "".join(text)
 
