@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,15 @@ def _synchronous(test: Callable[..., Any], real_time: bool) -> Callable[..., Non
         run_test(test(*args, **kwargs), real_time=real_time)
 
     return run
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` means: half as many again as there are processors.
+
+    Many tests wait: for a process they have started, or for a call at the pace of life.
+    """
+    return (os.cpu_count() or 1) * 3 // 2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
