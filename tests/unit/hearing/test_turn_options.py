@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from fakes.hearing import FakeStreamingDetector, FakeTextDetector
+from livekit.agents.voice import Agent, AgentSession
 from livekit.agents.voice.turn import (
     is_streaming_detector,
     resolve_backchannel_boundary,
@@ -75,3 +76,37 @@ def test_streaming_detectors_are_told_by_what_they_have() -> None:
     assert not is_streaming_detector(FakeTextDetector())
     assert not is_streaming_detector("vad")
     assert not is_streaming_detector(None)
+
+
+@pytest.mark.parametrize("of", [Agent, AgentSession])
+def test_options_that_can_not_be_meant_are_refused_at_once(of: type) -> None:
+    needed: dict[str, Any] = {"instructions": "x"} if of is Agent else {"vad": None}
+    with pytest.raises(ValueError, match=r"unknown turn_detection 'vda'.*manual"):
+        of(**needed, turn_detection="vda")
+    with pytest.raises(ValueError, match="unknown turn_detection"):
+        of(**needed, turn_handling={"turn_detection": "vda"})
+    with pytest.raises(TypeError, match=r"endpointing must be a dict.*min_delay"):
+        of(**needed, turn_handling={"endpointing": 0.5})
+
+
+async def test_a_key_that_nobody_knows_is_ignored_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    AgentSession(vad=None, turn_handling={"endpointing": {"min_dely": 1.0, "max_delay": 4.0}})  # type: ignore[typeddict-unknown-key]
+    assert "unknown key(s) 'min_dely' of endpointing are ignored" in caplog.text
+    assert "min_delay" in caplog.text
+
+
+def test_numbers_that_can_not_be_meant_are_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="max_tool_steps must be at least 0, got -1"):
+        AgentSession(vad=None, max_tool_steps=-1)
+    with pytest.raises(ValueError, match="user_away_timeout"):
+        AgentSession(vad=None, user_away_timeout=-1.0)
+    with pytest.raises(TypeError, match="preemptive_generation must be a dict"):
+        AgentSession(vad=None, preemptive_generation="yes")  # type: ignore[arg-type]
+
+
+async def test_the_turn_detection_of_a_running_session_is_checked_too() -> None:
+    session = AgentSession(vad=None)
+    with pytest.raises(ValueError, match="unknown turn_detection"):
+        session.update_options(turn_detection="vda")  # type: ignore[arg-type]

@@ -113,7 +113,7 @@ class AgentSession(ClosesOnExit, SessionConversation, Generic[Userdata_T]):
         forced_drain_timeout: float = 5.0,
         teardown_timeout: float = 2.0,
         drain_timeout: float | None = None,
-        conn_options: NotGivenOr[SessionConnectOptions] = NOT_GIVEN,
+        conn_options: NotGivenOr[SessionConnectOptions | None] = NOT_GIVEN,
         loop: asyncio.AbstractEventLoop | None = None,
         # deprecated
         turn_detection: NotGivenOr[TurnDetectionMode | None] = NOT_GIVEN,
@@ -217,7 +217,7 @@ class AgentSession(ClosesOnExit, SessionConversation, Generic[Userdata_T]):
         )
         self._options.check()
         self._loop = loop
-        self._conn_options = conn_options if is_given(conn_options) else SessionConnectOptions()
+        self._conn_options = (is_given(conn_options) and conn_options) or SessionConnectOptions()
         self._stt: stt_module.STT[Any] | None = _or_none(resolve_stt(stt))
         self._llm: Any = _or_none(resolve_llm(llm))
         self._tts: tts_module.TTS[Any] | None = _or_none(resolve_tts(tts))

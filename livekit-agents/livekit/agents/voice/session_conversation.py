@@ -13,6 +13,7 @@ from ..utils import is_given
 from .session_base import SessionBase
 from .session_options import ExpressiveOptions, warn_deprecated_aliases
 from .speech_handle import InputDetails, SpeechHandle
+from .turn import check_turn_detection
 
 if TYPE_CHECKING:
     from livekit import rtc
@@ -201,9 +202,13 @@ class SessionConversation(SessionBase):
     ) -> None:
         """Change options of the running session; applied at once.
 
-        `turn_detection=None` lets silence decide, as the parts of the session allow. `keyterms` replaces the static ones.
-        `min_endpointing_delay` and `max_endpointing_delay` are deprecated.
+        `turn_detection=None` lets silence decide, as the parts of the session allow. `keyterms` replaces
+        the static ones. `min_endpointing_delay` and `max_endpointing_delay` are deprecated.
+
+        Raises:
+            ValueError: `turn_detection` is text that names no mode.
         """
+        check_turn_detection(turn_detection)
         warn_deprecated_aliases(
             min_endpointing_delay=min_endpointing_delay,
             max_endpointing_delay=max_endpointing_delay,

@@ -23,6 +23,7 @@ from .turn import (
     PreemptiveGenerationOptions,
     TurnHandlingOptions,
     UserTurnLimitOptions,
+    check_turn_handling,
     is_streaming_detector,
     resolve_endpointing,
 )
@@ -200,8 +201,13 @@ class AgentSessionOptions:
         """Refuse wrong values at once, not when the session closes.
 
         Raises:
-            ValueError: If one of the timeouts is not a finite number of seconds >= 0.
+            ValueError: If one of the timeouts is not a finite number of seconds >= 0, or there is to
+                be a negative number of rounds of tools.
         """
+        if self.max_tool_steps < 0:
+            raise ValueError(f"max_tool_steps must be at least 0, got {self.max_tool_steps}")
+        if self.user_away_timeout is not None:
+            check_timeout("user_away_timeout", self.user_away_timeout)
         check_timeout("session_close_transcript_timeout", self.session_close_transcript_timeout)
         _ = self.close_budgets
 
@@ -282,8 +288,13 @@ def agent_turn_handling(
     """Turn handling from the option, or from its deprecated aliases when it is not given.
 
     The result holds only the keys that were given, so that it can be laid over defaults.
+
+    Raises:
+        TypeError: See `check_turn_handling`.
+        ValueError: See `check_turn_handling`.
     """
     if is_given(turn_handling):
+        check_turn_handling(turn_handling)
         return _copied(turn_handling)
     given = {name: value for name, value in aliases.items() if not isinstance(value, NotGiven)}
     endpointing: dict[str, Any] = {}
@@ -302,16 +313,15 @@ def agent_turn_handling(
         interruption["enabled"] = False
     if "preemptive_generation" in given:
         value = given["preemptive_generation"]
-        result["preemptive_generation"] = (
-            {"enabled": value} if isinstance(value, bool) else dict(value)
-        )
+        result["preemptive_generation"] = {"enabled": value} if isinstance(value, bool) else value
     if "turn_detection" in given:
         result["turn_detection"] = given["turn_detection"]
     if endpointing:
         result["endpointing"] = endpointing
     if interruption:
         result["interruption"] = interruption
-    return cast(TurnHandlingOptions, result)
+    check_turn_handling(result)
+    return _copied(cast(TurnHandlingOptions, result))
 
 
 def warn_deprecated_aliases(**aliases: Any) -> None:

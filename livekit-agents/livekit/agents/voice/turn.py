@@ -7,11 +7,13 @@ absent means "the default". Every duration is in seconds.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 from typing_extensions import TypedDict
 
+from ..log import logger
 from ..types import DEFAULT_API_CONNECT_OPTIONS, APIConnectOptions
 
 if TYPE_CHECKING:
@@ -271,6 +273,53 @@ TurnDetectionMode: TypeAlias = (
   server; "manual": only `AgentSession.commit_user_turn()`.
 - A detector object: silence, and a model that says whether the user sounds done.
 """
+
+TURN_DETECTION_MODES = ("stt", "vad", "realtime_llm", "manual")
+
+
+def check_turn_handling(given: Mapping[str, Any]) -> None:
+    """Refuse what can't be meant. A key that nobody knows is ignored, with a warning.
+
+    Raises:
+        TypeError: A group of options is no dict.
+        ValueError: `turn_detection` is text that names no mode.
+    """
+    _warn_of_unknown_keys("turn_handling", given, TurnHandlingOptions)
+    for name, known in (
+        ("endpointing", EndpointingOptions),
+        ("interruption", InterruptionOptions),
+        ("preemptive_generation", PreemptiveGenerationOptions),
+        ("user_turn_limit", UserTurnLimitOptions),
+    ):
+        options = given.get(name, {})
+        if not isinstance(options, Mapping):
+            raise TypeError(
+                f"{name} must be a dict of options ({', '.join(known.__annotations__)}), "
+                f"got {options!r}"
+            )
+        _warn_of_unknown_keys(name, options, known)
+    check_turn_detection(given.get("turn_detection"))
+
+
+def check_turn_detection(mode: Any) -> None:
+    """Raise `ValueError` if `mode` is text that names no mode."""
+    if isinstance(mode, str) and mode not in TURN_DETECTION_MODES:
+        raise ValueError(
+            f"unknown turn_detection {mode!r}: expected one of {', '.join(TURN_DETECTION_MODES)}, "
+            "a turn detector, or None"
+        )
+
+
+def _warn_of_unknown_keys(name: str, given: Mapping[str, Any], known: type) -> None:
+    unknown = [key for key in given if key not in known.__annotations__]
+    if unknown:
+        logger.warning(
+            "unknown key(s) %s of %s are ignored; there are %s",
+            ", ".join(map(repr, unknown)),
+            name,
+            ", ".join(known.__annotations__),
+        )
+
 
 # (min_delay, max_delay): a detector that hears the audio needs less silence to be sure.
 _DEFAULT_DELAYS = (0.5, 3.0)
