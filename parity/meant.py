@@ -131,4 +131,29 @@ MEANT = [
         r"user_speaking is in (user_turn|agent_session)",
         "speech is a part of a turn only once there are words",
     ),
+    Meant(
+        "workers",
+        "offers",
+        r"raising: JS_RUNNING",
+        "an error of the entrypoint fails the job",
+    ),
+    Meant(
+        "workers",
+        "a_server_that_is_not_there",
+        r"fails",
+        "the exit status of a worker that failed says so",
+    ),
+    Meant("workers", "without_a_secret", r"fails", "so does that of one that could not start"),
+    Meant(
+        "workers",
+        "logs",
+        r"a dict",
+        "what is logged as a dict in a job keeps its fields on the way to the worker",
+    ),
+    Meant(
+        "workers",
+        "commands",
+        r"-(install|show)-completion|console --(in|out)put|start LIVEKIT_",
+        "a recording can be played to an agent; variables are named where they count",
+    ),
 ]

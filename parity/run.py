@@ -28,14 +28,23 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 PUBLISHED = "livekit-agents==1.8.9"
 VENV = ROOT / ".venv-published"
-PARTS = ("conversations", "turns", "providers", "functions", "gateway", "realtime", "spans")
+PARTS = (
+    "conversations",
+    "turns",
+    "providers",
+    "functions",
+    "gateway",
+    "realtime",
+    "spans",
+    "workers",
+)
 ROOMS = "rooms"
 """Needs a LiveKit server: played when LIVEKIT_SERVER names one, as `make e2e` builds it."""
 
 BY_KIND = ("conversations", "turns", "providers", "gateway", "realtime", ROOMS)
 """The parts where only lines of the same kind have an order."""
 
-TIMEOUT = 180
+TIMEOUT = 400
 
 Record = dict[str, list[str]]
 

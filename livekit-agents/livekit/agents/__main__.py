@@ -74,7 +74,7 @@ def download_files() -> int:
     metavar="HOST:PORT",
     help="With --dev: where a program listens that restarts this one.",
 )
-@click.option("--simulation", is_flag=True, hidden=True)
+@click.option("--simulation", is_flag=True, help="Serve simulated calls, without a load limit.")
 def start(entrypoint: Path | None, **options: Any) -> int:
     """Serve jobs of a LiveKit server with the agent in ENTRYPOINT.
 

@@ -139,7 +139,7 @@ def make_app(server: AgentServer) -> click.Group:
         return _serve(server, args)
 
     @app.command()
-    @click.option("--text", is_flag=True, help="Type instead of talking.")
+    @click.option("--text/--no-text", default=False, help="Type instead of talking.")
     @click.option(
         "--input",
         "input_file",
@@ -154,8 +154,10 @@ def make_app(server: AgentServer) -> click.Group:
     )
     @click.option("--input-device", help="Microphone: its number or a part of its name.")
     @click.option("--output-device", help="Loudspeaker: its number or a part of its name.")
-    @click.option("--list-devices", is_flag=True, help="Show the sound devices and exit.")
-    @click.option("--record", is_flag=True, help="Keep a recording and a report.")
+    @click.option(
+        "--list-devices/--no-list-devices", default=False, help="Show the sound devices and exit."
+    )
+    @click.option("--record/--no-record", default=False, help="Keep a recording and a report.")
     @_log_level_option("WARN")
     def console(list_devices: bool, **options: Any) -> int:
         """Talk to the agent in this terminal; no LiveKit server is needed."""
