@@ -8,6 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from fakes.chat import call, context, message, output
 from fakes.llm import FakeLLM, Reply, call as tool_call
@@ -29,6 +32,7 @@ from livekit.agents.evals import (
 )
 from livekit.agents.llm import LLM, AgentHandoff, ChatContext
 from livekit.agents.llm.chat_context import AgentConfigUpdate
+from livekit.agents.telemetry import set_tracer_provider, tracer
 from livekit.agents.testing import fake_job_context
 
 ALL: list[Callable[..., Judge]] = [
@@ -121,6 +125,22 @@ async def test_the_model_reads_everything_that_happened_and_has_to_give_a_verdic
     assert request.tool_choice == {"type": "function", "function": {"name": "give_verdict"}}
     assert [tool.id for tool in request.tools] == ["give_verdict"]
     assert request.extra_kwargs == {"temperature": 0.0}
+
+
+async def test_a_verdict_is_on_the_span_of_its_judge() -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    set_tracer_provider(provider)
+    try:
+        await accuracy_judge(FakeLLM([says("fail", "it is not")])).evaluate(chat_ctx=conversation())
+    finally:
+        tracer.set_provider(None)
+    (span,) = (s for s in exporter.get_finished_spans() if s.name == "judge_evaluation")
+    assert span.attributes == {
+        "gen_ai.evaluation.name": "accuracy",
+        "gen_ai.evaluation.score.label": "fail",
+        "gen_ai.evaluation.explanation": "it is not",
+    }
 
 
 async def test_models_that_refuse_a_temperature_are_not_given_one() -> None:

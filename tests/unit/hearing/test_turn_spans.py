@@ -60,6 +60,7 @@ async def test_a_turn_its_wait_and_its_detection(exporter: InMemorySpanExporter)
     assert attributes(wait)["lk.eou.outcome"] == "committed"
     assert attributes(wait)["lk.eou.wait_duration"] == pytest.approx(0.5)
     assert attributes(wait)["lk.eou.source"] == "vad"
+    assert attributes(detection)["lk.eou.endpointing_delay"] == pytest.approx(0.5)
     assert detection.parent is not None and detection.parent.span_id == wait.context.span_id
     assert attributes(detection)["lk.eou.probability"] == 0.9
     assert "hello" in attributes(detection)["lk.pii.chat_ctx"]

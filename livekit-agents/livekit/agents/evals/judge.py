@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..llm import LLM, ChatContext, function_tool
+from ..telemetry import trace_types
 from ..telemetry.traces import tracer
 from ..types import APIConnectOptions
 from ..utils.aio import run_bounded
 from ._transcript import handed_over, latest_instructions, render
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 Verdict = Literal["pass", "fail", "maybe"]
 """`maybe`: the conversation does not show enough to decide."""
@@ -127,14 +131,27 @@ class _ModelJudge(Judge):
                 "or use a JudgeGroup, which has one"
             )
         criteria = self._criteria(chat_ctx)
-        with tracer.start_as_current_span("judge_evaluation", attributes={"judge": self.name}):
+        attributes = {trace_types.ATTR_GEN_AI_EVALUATION_NAME: self.name}
+        with tracer.start_as_current_span("judge_evaluation", attributes=attributes) as span:
             question = _question(criteria, chat_ctx, reference)
-            return await run_bounded(
+            result = await run_bounded(
                 _ask(model, question, criteria), TIMEOUT, owner=f"judge {self.name}", name="ask"
             )
+            _record(span, result)
+            return result
 
     def _criteria(self, chat_ctx: ChatContext) -> str:
         return self._instructions
+
+
+def _record(span: Span, result: JudgmentResult) -> None:
+    if not span.is_recording():
+        return
+    from ..telemetry import gen_ai
+
+    span.set_attribute(trace_types.ATTR_GEN_AI_EVALUATION_SCORE_LABEL, result.verdict)
+    if gen_ai.capture_content_enabled():
+        span.set_attribute(trace_types.ATTR_GEN_AI_EVALUATION_EXPLANATION, result.reasoning)
 
 
 class _HandoffJudge(_ModelJudge):

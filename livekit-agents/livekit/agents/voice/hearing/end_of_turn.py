@@ -234,19 +234,22 @@ class EndOfTurn:
 
     async def _decide(self, decision: _Decision) -> None:
         prediction = await self._predict(decision)
-        endpointing = self._host.endpointing
-        plan = EndpointingPlan(
-            min_delay=endpointing.min_delay,
-            max_delay=endpointing.max_delay,
-            unlikely=prediction is not None and prediction.unlikely,
-            last_speaking_at=decision.snapshot.last_speaking_at,
-        )
+        plan = self._plan(decision, prediction)
         self._spans.decision_delay(plan.delay)
         if decision.auto_flush and not self._turn.flush_requested:
             await _sleep(plan.until_flush(time.time()))
             self._turn.flush_requested = self._host.flush_stt()
         await _sleep(plan.until_commit(time.time()))
         self._conclude(decision)
+
+    def _plan(self, decision: _Decision, prediction: Prediction | None) -> EndpointingPlan:
+        endpointing = self._host.endpointing
+        return EndpointingPlan(
+            min_delay=endpointing.min_delay,
+            max_delay=endpointing.max_delay,
+            unlikely=prediction is not None and prediction.unlikely,
+            last_speaking_at=decision.snapshot.last_speaking_at,
+        )
 
     async def _predict(self, decision: _Decision) -> Prediction | None:
         host = self._host
@@ -266,7 +269,7 @@ class EndOfTurn:
             return None
         with self._spans.detection(decision.chat_ctx, host.language) as record:
             prediction = await bounded(self._scope, asking)
-            record(prediction)
+            record(prediction, self._plan(decision, prediction).delay)
         if prediction is not None and prediction.complete and prediction.fresh:
             self._report(prediction, decision.snapshot)
         return prediction

@@ -158,11 +158,11 @@ class TurnSpans:
     @contextmanager
     def detection(
         self, chat_ctx: ChatContext | None, language: LanguageCode | None
-    ) -> Iterator[Callable[[Prediction | None], None]]:
-        """A detector is asked; call what this yields with its answer."""
+    ) -> Iterator[Callable[[Prediction | None, float], None]]:
+        """A detector is asked; call what this yields with its answer, and the delay after it."""
         wait = self._wait
         if wait is None:
-            yield lambda prediction: None
+            yield lambda prediction, delay: None
             return
         span = tracer.start_span("eou_detection", context=tracer.context_of(wait.span))
         span.set_attribute(trace_types.ATTR_EOU_LANGUAGE, language or "")
@@ -171,16 +171,19 @@ class TurnSpans:
             shown = chat_ctx.copy(exclude_function_call=True, exclude_instructions=True)
             shown.truncate(max_items=DETECTION_ITEMS)
             span.set_attribute(trace_types.ATTR_CHAT_CTX, json.dumps(shown.to_dict()))
-        answered: list[Prediction | None] = []
+        answered: list[tuple[Prediction | None, float]] = []
         began = time.perf_counter()
         try:
-            yield answered.append
+            yield lambda prediction, delay: answered.append((prediction, delay))
         finally:
             span.set_attribute(trace_types.ATTR_EOU_DETECTION_DELAY, time.perf_counter() - began)
             if not answered:
                 span.add_event("superseded")
-            elif (prediction := answered[0]) is not None:
-                span.set_attributes(_prediction_attributes(prediction))
+            else:
+                prediction, delay = answered[0]
+                span.set_attribute(trace_types.ATTR_EOU_DELAY, delay)
+                if prediction is not None:
+                    span.set_attributes(_prediction_attributes(prediction))
             span.end()
 
 
