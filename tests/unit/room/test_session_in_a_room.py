@@ -361,6 +361,26 @@ async def test_a_caller_who_leaves_before_anybody_heard_the_agent(fake_rtc: Fake
     assert room_io.linked_participant is None and room_io.subscribed_fut.cancelled()
 
 
+@pytest.mark.parametrize("error", [ValueError("gone"), asyncio.CancelledError()])
+async def test_a_room_that_can_t_be_let_go_of_keeps_nothing_else(
+    fake_rtc: FakeRtc, error: BaseException
+) -> None:
+    session, room = _session(), fake_rtc.room()
+    recorded = Recorded(session)
+    await session.start(Agent(instructions=""), room=room)  # type: ignore[arg-type]
+    off, kept = room.off, "participant_connected"
+
+    def stubborn(event: Any, handler: Any) -> None:
+        if event == kept:
+            raise error
+        off(event, handler)
+
+    room.off = stubborn  # type: ignore[method-assign, assignment]
+    await session.aclose()
+    assert [event for event, handlers in room._events.items() if handlers] == [kept]
+    assert recorded.closes[0].report.clean
+
+
 async def test_a_farewell_that_nobody_hears_any_more_is_cut_short(fake_rtc: FakeRtc) -> None:
     async with calling(fake_rtc) as call:
         call.session.say("goodbye and thank you for calling us today, it was a pleasure")

@@ -487,7 +487,7 @@ class RoomIO:
         for action in actions:
             try:
                 action()
-            except Exception:
+            except (Exception, asyncio.CancelledError):
                 logger.exception("RoomIO could not let go of its room")
 
     async def _end_user_transcript(self) -> list[Survivor]:
