@@ -82,6 +82,56 @@ async def test_a_runner_publishes_and_reports_what_it_plays(fake_rtc: FakeRtc) -
     await runner.aclose()
 
 
+async def test_the_first_words_wait_for_somebody_who_hears_them(fake_rtc: FakeRtc) -> None:
+    room: Any = fake_rtc.room()
+    room.sent.listeners = False
+    audio, face = QueueAudioOutput(sample_rate=RATE), Face()
+    runner = AvatarRunner(room, audio_recv=audio, video_gen=face, options=OPTIONS)
+    await runner.start()
+    await audio.capture_frame(frame())
+    audio.flush()
+    await asyncio.sleep(2.0)
+    published = {p.name: p for p in room.sent.track_publications.values()}
+    assert set(published) == {"avatar_audio", "avatar_video"}
+    assert not fake_rtc.source.played
+    published["avatar_audio"].first_subscription.set_result(None)
+    assert (await audio.wait_for_playout()).playback_position == pytest.approx(0.1)
+    assert fake_rtc.source.played
+    await runner.aclose()
+
+
+async def test_an_avatar_nobody_listens_to_speaks_all_the_same_after_a_while(
+    fake_rtc: FakeRtc,
+) -> None:
+    room: Any = fake_rtc.room()
+    room.sent.listeners = False
+    audio = QueueAudioOutput(sample_rate=RATE)
+    runner = AvatarRunner(room, audio_recv=audio, video_gen=Face(), options=OPTIONS)
+    await runner.start()
+    await audio.capture_frame(frame())
+    audio.flush()
+    finished = await asyncio.wait_for(audio.wait_for_playout(), 6.0)
+    assert finished.playback_position == pytest.approx(0.1)
+    await runner.aclose()
+
+
+async def test_an_interruption_before_anybody_listens_drops_the_words(fake_rtc: FakeRtc) -> None:
+    room: Any = fake_rtc.room()
+    room.sent.listeners = False
+    audio = QueueAudioOutput(sample_rate=RATE)
+    runner = AvatarRunner(room, audio_recv=audio, video_gen=Face(), options=OPTIONS)
+    await runner.start()
+    await audio.capture_frame(frame())
+    audio.flush()
+    await asyncio.sleep(1.0)
+    audio.clear_buffer()
+    finished = await asyncio.wait_for(audio.wait_for_playout(), 1.0)
+    assert finished.interrupted and finished.playback_position == 0.0
+    await asyncio.sleep(10.0)
+    assert not fake_rtc.source.played
+    await runner.aclose()
+
+
 async def test_an_interruption_finishes_every_segment_once(fake_rtc: FakeRtc) -> None:
     room: Any = fake_rtc.room()
     audio, face = QueueAudioOutput(sample_rate=RATE), Face()

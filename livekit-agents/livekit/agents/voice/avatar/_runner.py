@@ -17,6 +17,9 @@ from ._types import AudioReceiver, AudioSegmentEnd, AvatarOptions, VideoGenerato
 
 PUBLISH_TIMEOUT = 15.0
 
+LISTENER_TIMEOUT = 5.0
+"""Seconds to wait before the first words for somebody who hears them."""
+
 
 class AvatarRunner:
     """Feeds a `VideoGenerator` with the agent's audio and publishes what it makes."""
@@ -54,6 +57,8 @@ class AvatarRunner:
         self._position = 0.0
         """Seconds of the present segment handed to the track."""
         self._playing = False
+        self._waited = False
+        """Whether there is a listener, or there was none in time."""
         self._interruptions = 0
         self._receiving = False
         self._owed = 0
@@ -66,6 +71,8 @@ class AvatarRunner:
 
     async def start(self) -> None:
         """Begin. Tracks are published with the first picture or sound.
+
+        What comes first waits until somebody has subscribed to the sound, for 5 s at most.
 
         Raises:
             RuntimeError: It runs already.
@@ -115,9 +122,27 @@ class AvatarRunner:
                 rtc.TrackSource.SOURCE_CAMERA,
             ),
         ]
+        published = []
         for track, source in tracks:
             publishing = local.publish_track(track, rtc.TrackPublishOptions(source=source))
-            await answer(self._scope, publishing, PUBLISH_TIMEOUT, name=f"publish {track.name}")
+            name = f"publish {track.name}"
+            published.append(await answer(self._scope, publishing, PUBLISH_TIMEOUT, name=name))
+        listener = published[0].wait_for_subscription()
+        try:
+            await answer(self._scope, listener, LISTENER_TIMEOUT, name="wait for a listener")
+        except asyncio.TimeoutError:
+            logger.warning("nobody listens to the avatar yet: it speaks all the same")
+
+    async def _listened_to(self) -> None:
+        """Publish, and return when somebody listens, or did not in time.
+
+        What is played before that nobody ever hears.
+        """
+        self._publish_soon()
+        if not self._waited:
+            assert self._publishing is not None
+            await wait_until(self._publishing, LISTENER_TIMEOUT)
+            self._waited = True
 
     # -- running ----------------------------------------------------------------------------------
 
@@ -136,7 +161,10 @@ class AvatarRunner:
                 await self._sync.wait_for_playout()
                 self._finished(interrupted=False)
                 continue
-            self._publish_soon()
+            before = self._interruptions
+            await self._listened_to()
+            if self._interruptions != before:
+                continue  # it belongs to what was interrupted
             if isinstance(item, rtc.AudioFrame):
                 await self._play(item)
             else:
