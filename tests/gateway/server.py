@@ -17,6 +17,7 @@ from typing_extensions import Self
 
 from livekit.agents.utils.aio import Deadline, TaskScope
 
+from . import audio_routes
 from .completions import CompletionRoute
 from .faults import Fault
 from .live_route import LiveRoute
@@ -130,6 +131,8 @@ class GatewayEmulator:
             app.router.add_get(f"/v1/{name}", functools.partial(self._websocket, name, route.serve))
         app.router.add_post("/v1/chat/completions", self._completion)
         app.router.add_get("/v1/models", self._models)
+        app.router.add_post("/v1/audio/transcriptions", self._transcription)
+        app.router.add_post("/v1/audio/speech", self._speech)
         for path, name, answer in _POSTS:
             app.router.add_post(path, functools.partial(self._post, name, answer))
         self._runner = web.AppRunner(
@@ -377,6 +380,24 @@ class GatewayEmulator:
         try:
             refusal = await self._answer_early(request, record, self._take_fault(route))
             return refusal if refusal is not None else web.json_response(answer)
+        finally:
+            record.closed_at = asyncio.get_running_loop().time()
+            self._ended.set()
+
+    async def _transcription(self, request: web.Request) -> web.StreamResponse:
+        record = self._record("audio/transcriptions", request)
+        try:
+            refusal = await self._answer_early(request, record, self._take_fault(record.route))
+            return refusal or await audio_routes.transcribe(request, self.make_recognizer)
+        finally:
+            record.closed_at = asyncio.get_running_loop().time()
+            self._ended.set()
+
+    async def _speech(self, request: web.Request) -> web.StreamResponse:
+        record = self._record("audio/speech", request)
+        try:
+            refusal = await self._answer_early(request, record, self._take_fault(record.route))
+            return refusal or await audio_routes.speak(request, self.voice)
         finally:
             record.closed_at = asyncio.get_running_loop().time()
             self._ended.set()

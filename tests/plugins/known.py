@@ -1,7 +1,7 @@
 """What is known of single models, and whose it is: (model, aspect) -> reason.
 
 Aspects are "built", the calls "unreachable", "unauthorized" and "silent", and of the latter "close",
-"connected" and "released".
+"connected" and "released". Of a whole plugin: "tasks", those left a second after all its calls.
 """
 
 from __future__ import annotations
@@ -67,5 +67,10 @@ KNOWN: dict[tuple[str, str], str] = {
         for aspect in ("unreachable", "unauthorized", "connected")
     },
     ("azure.STT", "unreachable"): _NATIVE,
+    ("azure", "tasks"): "a task of its STT goes on waiting in the plugin; not examined further",
+    ("google", "tasks"): "tasks of its native clients go on waiting; not examined further",
+    ("soniox", "tasks"): "the shared connection of its TTS has not said goodbye yet",
+    ("palabra", "tasks"): "the shared connection of its TTS has not said goodbye yet",
+    ("vakyam", "tasks"): _FORGOTTEN_PING,
     ("azure.STT", "released"): _NATIVE_SOCKET,
 }

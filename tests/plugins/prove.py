@@ -92,16 +92,64 @@ def run(python: Path, plugins: list[Plugin], jobs: int) -> list[Line]:
     return [line for of_plugin in lines for line in of_plugin]
 
 
+CONVERSE = ("openai", "groq", "perplexity")
+"""Whose LLMs take part in a spoken conversation: they can be given another address."""
+
+HEARD = ("opening hours", "book a table for two people tomorrow evening", "my reservation")
+CALLED = ["opening_hours", "book_table", "find_reservation"]
+
+
+def converse(python: Path, plugin: Plugin) -> tuple[str, list[str]]:
+    """A spoken conversation: what came of it, and what is wrong with that."""
+    command = [str(python), str(HERE / "conversation.py"), plugin.module]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        return "", [f"did not end within {TIMEOUT:g} s"]
+    except (IndexError, ValueError):
+        return "", [(done.stderr.strip().splitlines() or ["no output"])[-1]]
+    expected = {
+        "words": all(any(part in text for text in seen["heard"]) for part in HEARD),
+        "tools": seen["tools"] == CALLED,
+        "one interruption": seen["interrupted"] == 1,
+        "one close event": seen["closes"] == 1,
+        "a close in time": seen["seconds"] <= CLOSED_WITHIN,
+        "the slow tool cut off": seen["cancelled"] == CALLED[-1:],
+        "no task left": not seen["survivors"],
+        "no connection left": seen["connections"] == 0,
+    }
+    said = f"{len(seen['heard'])} sentences heard, {len(seen['tools'])} tools called"
+    problems = [f"expected {what}: {seen}" for what, true in expected.items() if not true]
+    return f"{said}, closed in {seen['seconds']:.1f} s", problems
+
+
+def run_conversations(python: Path, plugins: list[Plugin]) -> int:
+    """Those that can converse do, two at a time. Prints; returns how many failed."""
+    wanted = [plugin for plugin in plugins if plugin.package in CONVERSE]
+    with ThreadPoolExecutor(2) as side_by_side:
+        outcomes = list(side_by_side.map(lambda plugin: converse(python, plugin), wanted))
+    failed = 0
+    for plugin, (said, problems) in zip(wanted, outcomes, strict=True):
+        if problems:  # once more, alone
+            said, problems = converse(python, plugin)
+        failed += bool(problems)
+        print(f"conversation with {plugin.package}: {said or 'none'}")
+        for problem in problems:
+            print(f"FAILED {plugin.package} conversation: {problem}")
+    return failed
+
+
 def judge(plugin: Plugin, report: dict[str, Any]) -> Iterator[Line]:
     """One line for each model, or one for a plugin that has none."""
     if report["failure"]:
         yield Line(plugin, "–", ["no"], [report["failure"]])
         return
-    rows = report["rows"]
-    for row in rows:
-        yield _judge_model(plugin, row)
-    if not rows:
-        yield Line(plugin, "–", ["imports"])
+    lines = [_judge_model(plugin, row) for row in report["rows"]]
+    lines = lines or [Line(plugin, "–", ["imports"])]
+    if report["tasks_left"]:
+        _note(lines[0], plugin.module, "tasks", f"still running: {report['tasks_left']}")
+    yield from lines
 
 
 def _judge_model(plugin: Plugin, row: dict[str, Any]) -> Line:
@@ -211,6 +259,7 @@ def main() -> int:
     installed = time.monotonic()
     wanted = [p for p in read_list() if not options.plugins or p.package in options.plugins]
     lines = run(python, wanted, options.jobs)
+    failed = run_conversations(python, wanted)
     text = table(lines)
     print(text)
     bad = [(line, problem) for line in lines for problem in line.problems]
@@ -224,7 +273,7 @@ def main() -> int:
         f"run in {time.monotonic() - installed:.0f} s"
     )
     print(f"{good} passed, {len(lines) - good} failed")
-    return 1 if bad else 0
+    return 1 if bad or failed else 0
 
 
 if __name__ == "__main__":
