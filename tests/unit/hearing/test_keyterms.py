@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from fakes.hearing import settle
 from fakes.hearing_activity import ActivitySession
@@ -16,6 +19,7 @@ from fakes.stt import FakeSTT
 from livekit.agents.llm import ChatContext, FunctionToolCall
 from livekit.agents.llm.chat_context import ChatMessage
 from livekit.agents.stt import STTCapabilities
+from livekit.agents.telemetry import set_tracer_provider, tracer
 from livekit.agents.voice.hearing.keyterms import KeytermBook
 from livekit.agents.voice.keyterm_detection import KeytermDetector
 
@@ -174,6 +178,25 @@ async def test_what_is_found_is_given_to_the_stt_and_outlives_the_agent() -> Non
     detector.start(session, model)  # type: ignore[arg-type]
     assert detector.keyterms == ["Bo"]
     await detector.aclose()
+
+
+async def test_a_pass_tells_on_its_span_which_model_looked() -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    set_tracer_provider(provider)
+    llm, session = FakeLLM(found()), Talk()
+    llm.model, llm.provider = "gpt-x", "api.openai.com"  # type: ignore[attr-defined]
+    detector = KeytermDetector(options={"enabled": True, "llm": llm})  # type: ignore[typeddict-item]
+    try:
+        detector.start(session, stt())  # type: ignore[arg-type]
+        await session.says("I am Bo")
+        await detector.aclose()
+    finally:
+        tracer.set_provider(None)
+    (span,) = exporter.get_finished_spans()
+    assert span.attributes is not None
+    assert span.attributes["gen_ai.request.model"] == "gpt-x"
+    assert span.attributes["gen_ai.provider.name"] == "openai"
 
 
 async def test_every_so_many_messages_and_one_pass_at_a_time() -> None:

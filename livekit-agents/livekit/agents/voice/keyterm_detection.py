@@ -247,6 +247,10 @@ class KeytermDetector(IsolatedEmitter[Literal["metrics_collected"]]):
 
     async def _look(self, history: ChatContext) -> None:
         with tracer.start_as_current_span("keyterm_detection") as span:
+            if self._llm is not None and span.is_recording():
+                span.set_attribute(trace_types.ATTR_GEN_AI_REQUEST_MODEL, self._llm.model)
+                if provider := trace_types.gen_ai_provider_name(self._llm.provider):
+                    span.set_attribute(trace_types.ATTR_GEN_AI_PROVIDER_NAME, provider)
             await self._look_once(history, span)
 
     async def _look_once(self, history: ChatContext, span: Any) -> None:
