@@ -2,6 +2,7 @@
 // and after hanging up how long the agent took to leave.
 
 import {
+  ConnectionState,
   type Participant,
   ParticipantKind,
   type RemoteTrack,
@@ -47,6 +48,7 @@ const page = element<HTMLElement>("main");
 const stateLine = element("#state");
 const note = element("#note");
 const button = element<HTMLButtonElement>("#call");
+const muteButton = element<HTMLButtonElement>("#mute");
 const chat = element<HTMLFormElement>("#chat");
 const text = element<HTMLInputElement>("#text");
 
@@ -100,13 +102,21 @@ class Transcript {
 }
 
 class Call {
-  private readonly room = new Room({ adaptiveStream: false, dynacast: false });
+  private readonly room = new Room({
+    adaptiveStream: false,
+    dynacast: false,
+    // muted means off: the browser shows that nobody listens
+    publishDefaults: { stopMicTrackOnMute: true },
+  });
   private readonly transcript = new Transcript();
   private readonly voices: HTMLMediaElement[] = [];
   private over = false;
   private meter = 0;
 
-  constructor(private readonly onOver: () => void) {
+  constructor(
+    private muted: boolean,
+    private readonly onOver: () => void,
+  ) {
     this.room
       .on(RoomEvent.TrackSubscribed, (track) => this.play(track))
       .on(RoomEvent.ParticipantConnected, () => this.showAgent())
@@ -127,7 +137,7 @@ class Call {
       });
       await this.room.connect(details.url, details.token);
       await this.room.startAudio();
-      await this.room.localParticipant.setMicrophoneEnabled(true);
+      await this.listen();
       this.showAgent();
       this.watchLoudness();
     } catch (error) {
@@ -140,6 +150,16 @@ class Call {
 
   async say(words: string): Promise<void> {
     await this.room.localParticipant.sendText(words, { topic: CHAT_TOPIC });
+  }
+
+  async mute(muted: boolean): Promise<void> {
+    this.muted = muted;
+    if (this.room.state === ConnectionState.Connected) await this.listen();
+  }
+
+  /** Has the microphone on, or off; one that was never on is not asked for. */
+  private async listen(): Promise<void> {
+    await this.room.localParticipant.setMicrophoneEnabled(!this.muted);
   }
 
   /** Hangs up, and waits until the server has seen the agent leave as well. */
@@ -214,16 +234,24 @@ class Call {
 }
 
 let call: Call | null = null;
+let muted = false;
 
 button.addEventListener("click", () => {
   if (call !== null) {
     void call.hangUp();
     return;
   }
-  call = new Call(() => {
+  call = new Call(muted, () => {
     call = null;
   });
   void call.start();
+});
+
+muteButton.addEventListener("click", () => {
+  muted = !muted;
+  muteButton.textContent = muted ? "Unmute" : "Mute";
+  muteButton.setAttribute("aria-pressed", String(muted));
+  void call?.mute(muted);
 });
 
 chat.addEventListener("submit", (event) => {
