@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from hangs import HANGS, MIXED_TITLE, PATIENCE
-from run import HERE, PUBLISHED, measure as measure_scenario, published_python
+from published import PUBLISHED
+from run import HERE, measure as measure_scenario, published_or_none
 
 ROOT = HERE.parent
 OUT = ROOT / "out" / "bench-closing"
@@ -67,7 +68,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="update docs/ as well")
     options = parser.parse_args()
     pythons: dict[str, Path | str] = {OURS: sys.executable}
-    if not options.no_published and (published := published_python()):
+    if not options.no_published and (published := published_or_none()):
         pythons[THEIRS] = published
     wanted = options.scenarios or list(HANGS)
     results: Results = {"patience_s": PATIENCE, "scenarios": {}, "crowds": {}, "clean_close": {}}

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from published import PUBLISHED, published_python
+
 HERE = Path(__file__).parent
-PUBLISHED = "livekit-agents==1.8.9"
-VENV = HERE.parent / ".venv-published"
 TIMEOUT = 180
 
 # Bytecode is cached, as in any installation: an import compiles nothing but the first time.
@@ -76,18 +76,13 @@ ROUNDS = {
 }
 
 
-def published_python() -> Path | None:
+def published_or_none() -> Path | None:
     """An interpreter with the published package; None if it can't be installed."""
-    python = VENV / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
-        installed = subprocess.run(
-            [str(python), "-m", "pip", "install", "--quiet", PUBLISHED], check=False
-        )
-        if installed.returncode != 0:
-            print(f"could not install {PUBLISHED}; measuring this tree only", file=sys.stderr)
-            return None
-    return python
+    try:
+        return published_python()
+    except subprocess.CalledProcessError:
+        print(f"could not install {PUBLISHED}; measuring this tree only", file=sys.stderr)
+        return None
 
 
 def measure(python: Path | str, scenario: str) -> dict[str, Any]:
@@ -114,7 +109,7 @@ def main() -> int:
     parser.add_argument("--no-published", action="store_true", help="measure this tree only")
     options = parser.parse_args()
     pythons: dict[str, Path | str] = {"this tree": sys.executable}
-    if not options.no_published and (published := published_python()):
+    if not options.no_published and (published := published_or_none()):
         pythons["published 1.8.9"] = published
     wanted = options.scenarios or list(dict.fromkeys(figure.scenario for figure in FIGURES))
     results: dict[str, dict[str, list[dict[str, Any]]]] = {}

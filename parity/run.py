@@ -26,8 +26,10 @@ from meant import MEANT, Meant
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-PUBLISHED = "livekit-agents==1.8.9"
-VENV = ROOT / ".venv-published"
+sys.path.append(str(ROOT / "benchmarks"))
+
+from published import published_python  # noqa: E402  (it is in the folder named above)
+
 PARTS = (
     "conversations",
     "turns",
@@ -47,17 +49,6 @@ BY_KIND = ("conversations", "turns", "providers", "gateway", "realtime", ROOMS)
 TIMEOUT = 400
 
 Record = dict[str, list[str]]
-
-
-def published_python() -> Path:
-    """The interpreter of a venv with the published package, which is made if it isn't there."""
-    python = VENV / "bin" / "python"
-    if not python.exists():
-        print(f"parity: installing {PUBLISHED} into {VENV.name}", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
-        pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        subprocess.run([*pip, PUBLISHED], check=True)
-    return python
 
 
 def record(python: Path | str, part: str) -> Record:
